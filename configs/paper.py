@@ -1,0 +1,85 @@
+"""The paper's four networks on FER2013, as the paper trains them (sections 5.2.2 to 5.2.4).
+
+Reproduces table 2 of Kremer & Guelfi, "Learning Multimodal Information", 2021:
+
+    uv run launch.py --config configs/paper.py --config.data.path fer2013.csv --workdir runs/paper
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The config; `launch.py --help` explains the fields."""
+    config = ConfigDict()
+    config.networks = ("image", "landmarks", "decision_fusion", "feature_fusion")
+    config.seeds = (0,)
+
+    config.data = ConfigDict(
+        {
+            "source": "fer2013",
+            "path": "",
+            "cache_dir": "~/.cache/fermm",
+            "landmarks": "paper",
+            "predictor": "",
+            "split": "paper",
+            "split_seed": 0,
+            "class_weights": "pooled",
+        }
+    )
+
+    config.image = ConfigDict(
+        {
+            "model": "nn1",
+            "arguments": {"filters": (16, 32, 64), "hidden": 512, "features": 16},
+            "trainable": (".*",),
+            "epochs": 16,
+            "batch_size": 32,
+            "learning_rate": 1e-4,
+            "schedule": {"kind": "step", "factor": 0.2, "epochs": (10,)},
+        }
+    )
+    config.landmarks = ConfigDict(
+        {
+            "model": "nn2",
+            "arguments": {
+                "point_features": 4,
+                "hidden": (256, 512),
+                "features": 16,
+                "dropout": 0.2,
+            },
+            "trainable": (".*",),
+            "epochs": 16,
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+            "schedule": {"kind": "plateau", "factor": 0.2, "patience": 5, "min_delta": 1e-4},
+        }
+    )
+    config.decision_fusion = ConfigDict(
+        {
+            "head": "decision",
+            "arguments": {},
+            "start_from": "",
+            "reuse_frozen_outputs": True,
+            "trainable": ("head/.*", "!image/.*", "!landmarks/.*"),
+            "epochs": 16,
+            "batch_size": 32,
+            "learning_rate": 5e-4,
+            "schedule": {"kind": "constant"},
+        }
+    )
+    config.feature_fusion = ConfigDict(
+        {
+            "head": "feature",
+            "arguments": {"hidden": (64, 16)},
+            "start_from": "",
+            "reuse_frozen_outputs": True,
+            "trainable": ("head/.*", "!image/.*", "!landmarks/.*"),
+            "epochs": 16,
+            "batch_size": 32,
+            "learning_rate": 5e-5,
+            "schedule": {"kind": "constant"},
+        }
+    )
+
+    config.evaluate = ConfigDict({"splits": ("train", "validation", "test")})
+    return config

@@ -1,0 +1,86 @@
+"""Four small networks on drawn (synthetic) faces: what `launch.py` does without arguments.
+
+Reproduces nothing: it shows the whole way in about a minute, without any download.
+
+    uv run launch.py
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The config; `launch.py --help` explains the fields."""
+    config = ConfigDict()
+    config.networks = ("image", "landmarks", "decision_fusion", "feature_fusion")
+    config.seeds = (0,)
+
+    config.data = ConfigDict(
+        {
+            "source": "synthetic",
+            "path": "",
+            "cache_dir": "~/.cache/fermm",
+            "landmarks": "paper",
+            "predictor": "",
+            "split": "paper",
+            "split_seed": 0,
+            "class_weights": "pooled",
+            "synthetic": {"count": 8000, "seed": 0, "spoiled": 0.0},
+        }
+    )
+
+    config.image = ConfigDict(
+        {
+            "model": "nn1",
+            "arguments": {"filters": (8, 16, 32), "hidden": 64, "features": 16},
+            "trainable": (".*",),
+            "epochs": 10,
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+            "schedule": {"kind": "step", "factor": 0.2, "epochs": (7,)},
+        }
+    )
+    config.landmarks = ConfigDict(
+        {
+            "model": "nn2",
+            "arguments": {
+                "point_features": 4,
+                "hidden": (256, 512),
+                "features": 16,
+                "dropout": 0.2,
+            },
+            "trainable": (".*",),
+            "epochs": 16,
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+            "schedule": {"kind": "plateau", "factor": 0.2, "patience": 5, "min_delta": 1e-4},
+        }
+    )
+    config.decision_fusion = ConfigDict(
+        {
+            "head": "decision",
+            "arguments": {},
+            "start_from": "",
+            "reuse_frozen_outputs": True,
+            "trainable": ("head/.*", "!image/.*", "!landmarks/.*"),
+            "epochs": 16,
+            "batch_size": 32,
+            "learning_rate": 5e-3,
+            "schedule": {"kind": "constant"},
+        }
+    )
+    config.feature_fusion = ConfigDict(
+        {
+            "head": "feature",
+            "arguments": {"hidden": (64, 16)},
+            "start_from": "",
+            "reuse_frozen_outputs": True,
+            "trainable": ("head/.*", "!image/.*", "!landmarks/.*"),
+            "epochs": 16,
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+            "schedule": {"kind": "constant"},
+        }
+    )
+
+    config.evaluate = ConfigDict({"splits": ("train", "validation", "test")})
+    return config

@@ -1,0 +1,258 @@
+"""Prepared FER2013: faces with landmarks, kept as a TFDS data set so that they are found once.
+
+A prepared data set lies in `CACHE_DIR/fer2013_landmarks/IDENTITY/VERSION`, where IDENTITY names the
+content of the source and how the landmarks came about: another source, method or predictor is
+another directory, and nothing is ever out of date. TFDS writes aside and renames, so that the
+directory exists only complete.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from fermm.data import fer2013
+from fermm.data import landmarks as landmarks_lib
+from fermm.data.faces import IMAGE_SIZE, POINTS, Faces
+from fermm.errors import InputError
+
+Report = Callable[[str, int, int], None]
+"""Called with the stage ("reading", "landmarks", "writing"), what of it is done, and its total."""
+
+_BATCH = 4096  # examples decoded at a time, so that few Python objects live at once
+_STALE = 3600  # seconds; TFDS writes for a few, so an older unfinished directory is abandoned
+
+
+def prepare(
+    path: str | os.PathLike[str],
+    *,
+    cache_dir: str | os.PathLike[str] = "~/.cache/fermm",
+    landmarks: str = "paper",
+    predictor: str | os.PathLike[str] | None = None,
+    workers: int | None = None,
+    report: Report | None = None,
+) -> Faces:
+    """The faces of a FER2013 source with their landmarks, prepared once and then read.
+
+    Args:
+        path: What `fermm.data.fer2013.read` takes.
+        cache_dir: Directory that holds the prepared data sets; it is made if need be.
+        landmarks: A method of `fermm.data.landmarks.extract`, or the path of a landmark CSV in
+            the paper's format (its name ends in .csv), whose rows are those of the source.
+        predictor: Path of dlib's predictor, as `extract` takes it.
+        workers: Processes that extract landmarks; None is one for each CPU.
+        report: Told of progress; None shows a bar on stderr, or a line for each stage where
+            stderr is no terminal. Not called if the data set is there already.
+
+    Returns:
+        The faces in the order of the source, with landmarks float32 (N, 68, 2).
+
+    Raises:
+        InputError: bad source, landmark CSV or predictor; the two disagree in a row; `cache_dir`
+            cannot be written; or the prepared data set is damaged.
+    """
+    from fermm.data import tfds_builder
+
+    landmark_file = landmarks.lower().endswith(".csv")
+    if landmark_file:
+        origin = f"csv-{_digest(landmarks)[:16]}"
+    else:
+        landmarks_lib.find_method(landmarks)
+        origin = landmarks
+        if predictor is not None:
+            origin += f"-{_digest(landmarks_lib.find_predictor(predictor))[:16]}"
+    identity = f"{fer2013.digest(path)[:16]}-{origin}"
+    root = pathlib.Path(cache_dir).expanduser()
+    builder = tfds_builder.Fer2013Landmarks
+    directory = root / builder.name / identity / str(builder.VERSION)
+    if directory.is_dir():
+        return read(directory)
+
+    # What can fail cheaply fails before the minute's work, not after it.
+    _check_writable(root)
+    if not landmark_file:
+        landmarks_lib.find_predictor(predictor)
+    with contextlib.closing(_Bar()) as bar:
+        tell = report or bar
+        faces = fer2013.read(path, progress=lambda done, total: tell("reading", done, total))
+        if landmark_file:
+            tell("landmarks", 0, len(faces))
+            found = _read_landmarks(landmarks, faces)
+            tell("landmarks", len(faces), len(faces))
+        else:
+            found = landmarks_lib.extract(
+                faces.images,
+                landmarks,
+                predictor=predictor,
+                workers=workers or os.cpu_count() or 1,
+                progress=lambda done, total: tell("landmarks", done, total),
+            )
+        faces = Faces(faces.images, faces.labels, faces.usage, faces.rows, found)
+        tell("writing", 0, len(faces))
+        _write(faces, root, directory, identity)
+        tell("writing", len(faces), len(faces))
+    return faces
+
+
+def read(directory: str | os.PathLike[str]) -> Faces:
+    """Reads a prepared data set.
+
+    Args:
+        directory: The one that holds its `dataset_info.json`.
+
+    Returns:
+        The faces in the order of the source, with landmarks float32 (N, 68, 2).
+
+    Raises:
+        InputError: the data set is damaged: a file is missing, cut short or altered.
+    """
+    import tensorflow_datasets as tfds
+
+    from fermm.data import tfds_builder
+
+    try:
+        source = tfds.builder_from_directory(directory).as_data_source(tfds_builder.SPLIT)
+        total = len(source)
+        columns: dict[str, np.ndarray] = {
+            "image": np.empty((total, IMAGE_SIZE, IMAGE_SIZE), np.uint8),
+            "label": np.empty(total, np.int32),
+            "usage": np.empty(total, np.int8),
+            "row": np.empty(total, np.int64),
+            "landmarks": np.empty((total, POINTS, 2), np.float32),
+        }
+        for start in range(0, total, _BATCH):
+            stop = min(start + _BATCH, total)
+            examples = source.__getitems__(range(start, stop))
+            for name, column in columns.items():
+                column[start:stop] = [example[name] for example in examples]
+    # TFDS, array_record and protobuf have no exception in common. Every byte that matters is
+    # under a checksum of the array_record format, so that damage does raise one.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the prepared data set in {directory} is damaged ({reason}): "
+            "delete that directory and run again"
+        ) from error
+    return Faces(
+        columns["image"], columns["label"], columns["usage"], columns["row"], columns["landmarks"]
+    )
+
+
+def _read_landmarks(path: str, faces: Faces) -> np.ndarray:
+    """float32 (N, 68, 2), the landmarks of `faces` from a CSV, whose labels must be theirs."""
+    landmarks, labels = landmarks_lib.read_csv(path)
+    if len(labels) != len(faces):
+        raise InputError(
+            f"{path}: {len(labels)} rows of landmarks for {len(faces)} faces: "
+            "use the CSV that was made from this source"
+        )
+    differs = np.flatnonzero(labels != faces.labels)
+    if len(differs):
+        at = differs[0]
+        raise InputError(
+            f"{path}: row {at} (the first is 0) has emotion {labels[at]}, but the face there has "
+            f"{faces.labels[at]}: use the CSV that was made from this source, in its order"
+        )
+    return landmarks
+
+
+def _write(faces: Faces, root: pathlib.Path, directory: pathlib.Path, identity: str) -> None:
+    """Writes the faces as the TFDS data set in `directory`."""
+    import tensorflow_datasets as tfds
+
+    from fermm.data import tfds_builder
+
+    for unfinished in directory.parent.glob("incomplete.*"):  # left by a build that was killed
+        if unfinished.stat().st_mtime < time.time() - _STALE:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        # TFDS makes a directory for downloads, of which there are none.
+        with _quiet(), tempfile.TemporaryDirectory() as downloads:
+            tfds_builder.Fer2013Landmarks(
+                faces=faces,
+                config=tfds.core.BuilderConfig(
+                    name=identity, description="digest of the source, origin of the landmarks"
+                ),
+                data_dir=root,
+            ).download_and_prepare(download_dir=downloads)
+    except OSError as error:
+        # The rename fails if another process has finished the same data set meanwhile.
+        if not directory.is_dir():
+            raise InputError(
+                f"cannot write the prepared data set to {directory} ({error.strerror}): "
+                "make room or set config.data.cache_dir"
+            ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TFDS's bars, prints and log lines off the terminal; the caller reports progress."""
+    import tensorflow_datasets as tfds
+    from absl import logging
+    from tensorflow_datasets.core.utils import tqdm_utils
+
+    verbosity, bars = logging.get_verbosity(), getattr(tqdm_utils, "_active", True)
+    logging.set_verbosity(logging.ERROR)
+    tfds.display_progress_bar(False)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.display_progress_bar(bars)
+        logging.set_verbosity(verbosity)
+
+
+def _check_writable(root: pathlib.Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"cannot write to the cache directory {root} ({error.strerror}): "
+            "set config.data.cache_dir to one that can be written"
+        ) from error
+
+
+def _digest(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): check the path") from error
+
+
+class _Bar:
+    """A `Report`: a bar for each stage on stderr, or only its name where that is no terminal."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._bar = None
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        import tqdm
+
+        if stage != self._stage:
+            self.close()
+            self._stage = stage
+            if sys.stderr.isatty():
+                self._bar = tqdm.tqdm(desc=stage, total=total, unit_scale=True, file=sys.stderr)
+            else:
+                print(f"preparing the data: {stage}", file=sys.stderr, flush=True)
+        if self._bar is not None:
+            self._bar.total = total
+            self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,47 @@
+"""What every source of faces is turned into, and the names of the field."""
+
+import dataclasses
+
+import numpy as np
+
+EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+"""The seven classes in FER2013's order: a label is an index into this tuple."""
+
+USAGES = ("Training", "PublicTest", "PrivateTest")
+"""The parts of the FER2013 challenge: `Faces.usage` indexes it, or is UNKNOWN_USAGE."""
+
+UNKNOWN_USAGE = -1
+IMAGE_SIZE = 48  # pixels, both sides
+POINTS = 68  # iBUG 300-W mark-up
+
+
+@dataclasses.dataclass(frozen=True)
+class Faces:
+    """Face images with their emotion and, once extracted, their landmarks.
+
+    Attributes:
+        images: uint8 (N, 48, 48), grey levels.
+        labels: int32 (N,), index into EMOTIONS.
+        usage: int8 (N,), index into USAGES, or UNKNOWN_USAGE where the source does not tell.
+        rows: int64 (N,), 0-based position of the face in its source (a CSV's first data row is 0).
+        landmarks: float32 (N, 68, 2), x and y in pixels of the 48x48 frame, or None.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    usage: np.ndarray
+    rows: np.ndarray
+    landmarks: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> "Faces":
+        """The faces at `indices` (int (M,)), in that order."""
+        return Faces(
+            self.images[indices],
+            self.labels[indices],
+            self.usage[indices],
+            self.rows[indices],
+            None if self.landmarks is None else self.landmarks[indices],
+        )

@@ -1,0 +1,365 @@
+"""The 68 facial landmarks of a face: found by dlib, read from and written to the paper's CSV.
+
+The paper (section 5.2.1) runs dlib's 68-point predictor over the whole 48x48 image, with no face
+detector in front: the predictor's box is always the image.
+
+Licence of the predictor: `shape_predictor_68_face_landmarks.dat` was trained on the iBUG 300-W
+data, whose licence excludes commercial use; dlib's author asks to consult Imperial College London
+before using the model in a product. fermm does not contain the file; the extra `landmarks`
+installs a package that does.
+
+References:
+    Kazemi and Sullivan, One Millisecond Face Alignment with an Ensemble of Regression Trees,
+    CVPR 2014. http://dlib.net/face_landmark_detection.py.html
+    Sagonas et al., 300 Faces In-The-Wild Challenge, 2016 (the 68-point mark-up).
+"""
+
+import concurrent.futures
+import contextlib
+import csv
+import difflib
+import functools
+import importlib.util
+import itertools
+import multiprocessing
+import os
+import pathlib
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from fermm.data.faces import EMOTIONS, IMAGE_SIZE, POINTS
+from fermm.errors import InputError
+
+PARTS = {
+    "jaw": slice(0, 17),
+    "right_brow": slice(17, 22),
+    "left_brow": slice(22, 27),
+    "nose": slice(27, 36),
+    "right_eye": slice(36, 42),
+    "left_eye": slice(42, 48),
+    "mouth": slice(48, 61),
+    "lips": slice(61, 68),
+}
+"""The paper's eight face parts, in its order, under the column names of its landmark CSV.
+
+Right and left are the subject's. In the iBUG mark-up the outer lip is 48:60 and the inner 60:68:
+the paper is off by one there, and its networks and files keep the paper's slices.
+"""
+
+PREDICTOR_FILE = "shape_predictor_68_face_landmarks.dat"
+
+_CHUNK = 256  # images between two calls of `progress`, a fifth of a second's work
+_MIN_PER_WORKER = 1000  # a process takes about a second to start and load its predictor
+_CELL = re.compile(r"\s*-?[0-9]{1,6}\.-?[0-9]{1,6}(?:\s+-?[0-9]{1,6}\.-?[0-9]{1,6})*\s*")
+_LIMIT = 10**6  # of a coordinate in the CSV; float32 holds all integers up to 2**24
+
+
+def extract(
+    images: np.ndarray,
+    method: str = "paper",
+    *,
+    predictor: str | os.PathLike[str] | None = None,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Finds the 68 landmarks of every face.
+
+    Args:
+        images: uint8 (N, 48, 48) or (N, 48, 48, 1), grey levels.
+        method: A key of METHODS. "paper" is dlib's predictor with the box (0, 0, 48, 48).
+        predictor: Path of `shape_predictor_68_face_landmarks.dat`; None takes the one of the
+            optional package `face_recognition_models`.
+        workers: Number of processes. Fewer are used where starting them would take longer than
+            the work. The result does not depend on it. As always with processes started by
+            spawn, a script that asks for more than one needs `if __name__ == "__main__":`.
+        progress: Called with (images done, N) now and then.
+
+    Returns:
+        float32 (N, 68, 2), x and y in pixels of the 48x48 frame, x to the right, y down. Method
+        "paper" gives integers, which can lie outside the frame.
+
+    Raises:
+        InputError: wrong dtype or shape, unknown method, predictor missing or unreadable.
+    """
+    images = np.asarray(images)
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    if images.dtype != np.uint8 or images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE):
+        raise InputError(
+            f"landmarks need images of dtype uint8 and shape (N, {IMAGE_SIZE}, {IMAGE_SIZE}) or "
+            f"(N, {IMAGE_SIZE}, {IMAGE_SIZE}, 1), not {images.dtype} {images.shape}: convert them"
+        )
+    function = find_method(method)
+    path = str(find_predictor(predictor))
+    total = len(images)
+    chunks = [images[start : start + _CHUNK] for start in range(0, total, _CHUNK)]
+    landmarks = np.empty((total, POINTS, 2), np.float32)
+    done = 0
+    try:
+        with _mapper(min(workers, total // _MIN_PER_WORKER)) as mapper:
+            for part in mapper(function, chunks, itertools.repeat(path)):
+                landmarks[done : done + len(part)] = part
+                done += len(part)
+                if progress:
+                    progress(done, total)
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise InputError(
+            "a landmark process died (out of memory, or the script that started it lacks "
+            "`if __name__ == '__main__':`): try again with workers=1"
+        ) from error
+    return landmarks
+
+
+def find_predictor(path: str | os.PathLike[str] | None = None) -> pathlib.Path:
+    """The predictor file at `path`, or the one of the package `face_recognition_models`.
+
+    Raises:
+        InputError: there is none.
+    """
+    if path is not None:
+        found = pathlib.Path(path).expanduser()
+        if not found.is_file():
+            raise InputError(
+                f"{found}: no such file: give the path of {PREDICTOR_FILE} in "
+                "config.data.predictor, or leave it None to use the extra `landmarks`"
+            )
+        return found
+    # Importing the package would need pkg_resources, which setuptools 81 and newer lack.
+    spec = importlib.util.find_spec("face_recognition_models")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        found = pathlib.Path(folder, "models", PREDICTOR_FILE)
+        if found.is_file():
+            return found
+    raise InputError(
+        f"dlib's {PREDICTOR_FILE} is missing: install it with `uv sync --extra landmarks` or "
+        '`pip install "fermm[landmarks]"`, or give its path in config.data.predictor'
+    )
+
+
+def _paper(images: np.ndarray, predictor: str) -> np.ndarray:
+    """float32 (n, 68, 2): method "paper" on uint8 (n, 48, 48), in this process."""
+    import dlib
+
+    predict = _load(predictor)
+    box = dlib.rectangle(0, 0, IMAGE_SIZE, IMAGE_SIZE)
+    landmarks = np.empty((len(images), POINTS, 2), np.float32)
+    for landmark, image in zip(landmarks, np.ascontiguousarray(images), strict=True):
+        landmark[:] = [(point.x, point.y) for point in predict(image, box).parts()]
+    return landmarks
+
+
+METHODS: dict[str, Callable[[np.ndarray, str], np.ndarray]] = {"paper": _paper}
+"""By name, functions of uint8 (n, 48, 48) and the predictor's path that give (n, 68, 2)."""
+
+
+def find_method(name: str) -> Callable[[np.ndarray, str], np.ndarray]:
+    """The entry of METHODS called `name`.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in METHODS:
+        near = difflib.get_close_matches(str(name), METHODS, n=1, cutoff=0.0)[0]
+        raise InputError(f"unknown landmark method {name!r}: did you mean {near!r}?")
+    return METHODS[name]
+
+
+@functools.lru_cache(maxsize=1)  # 100 MB, and 0.4 s that a second call of `extract` saves
+def _load(path: str) -> Any:
+    """dlib's predictor from the file at `path`.
+
+    Raises:
+        InputError: it is not a 68-point predictor.
+    """
+    import dlib
+
+    blank = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    try:
+        predictor = dlib.shape_predictor(path)
+        points = predictor(blank, dlib.rectangle(0, 0, IMAGE_SIZE, IMAGE_SIZE)).num_parts
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{path}: not a dlib shape predictor ({reason}): download {PREDICTOR_FILE} again"
+        ) from error
+    if points != POINTS:
+        raise InputError(f"{path}: predicts {points} points, not {POINTS}: use {PREDICTOR_FILE}")
+    return predictor
+
+
+@contextlib.contextmanager
+def _mapper(workers: int) -> Iterator[Callable[..., Iterator[np.ndarray]]]:
+    """`map`, or one that works in `workers` processes, which are gone when the context ends."""
+    if workers < 2:
+        yield map
+        return
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers,
+        # Forking a process that runs JAX can hang.
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+    )
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    # Ctrl-C reaches every process of the terminal: the parent answers it, by ending the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A parent that is killed cannot do that, and its workers would wait for their next chunk.
+    threading.Thread(target=_follow_parent, daemon=True).start()
+
+
+def _follow_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def write_csv(path: str | os.PathLike[str], landmarks: np.ndarray, labels: np.ndarray) -> None:
+    """Writes landmarks in the paper's format.
+
+    The columns are those of PARTS and `emotion`; a cell holds the points of its part as `x.y`, a
+    dot between two integers (so 5.-1 is x=5, y=-1), separated by blanks. The file appears under
+    its name only when it is complete.
+
+    Args:
+        path: The file, replaced if it exists.
+        landmarks: (N, 68, 2), x and y in pixels: whole numbers, for the format holds no others.
+        labels: int (N,), index into EMOTIONS.
+
+    Raises:
+        InputError: wrong shapes, coordinates that are not whole, labels out of range, or `path`
+            cannot be written.
+    """
+    landmarks, labels = np.asarray(landmarks), np.asarray(labels)
+    if landmarks.shape != (len(labels), POINTS, 2) or labels.ndim != 1:
+        raise InputError(
+            f"{path}: landmarks of shape {landmarks.shape} and labels of shape {labels.shape} are "
+            f"not (N, {POINTS}, 2) and (N,): check what is written"
+        )
+    whole = (np.abs(landmarks) < _LIMIT) & (landmarks == np.rint(landmarks))
+    if not whole.all():
+        row, point, axis = np.argwhere(~whole)[0]
+        raise InputError(
+            f"{path}: row {row}, point {point}: {'xy'[axis]} = {landmarks[row, point, axis]} is "
+            "not a whole number below a million, and the paper's format holds no others: round "
+            "the landmarks or save them with numpy.save"
+        )
+    outside = (labels < 0) | (labels >= len(EMOTIONS))
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise InputError(
+            f"{path}: row {row}: label {labels[row]} is not in 0 to {len(EMOTIONS) - 1}: "
+            "labels index EMOTIONS"
+        )
+    path = pathlib.Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            with aside.open("w", encoding="ascii", newline="") as file:
+                file.write(",".join([*PARTS, "emotion"]) + "\n")
+                for face, label in zip(
+                    landmarks.astype(int).tolist(), labels.tolist(), strict=True
+                ):
+                    points = [f"{x}.{y}" for x, y in face]
+                    cells = [" ".join(points[part]) for part in PARTS.values()]
+                    file.write(",".join(cells) + f",{label}\n")
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}): choose another place"
+        ) from error
+
+
+def read_csv(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Reads landmarks in the paper's format, which `write_csv` describes.
+
+    Args:
+        path: The file. Columns are found by name; others than the format's are ignored.
+
+    Returns:
+        The landmarks, float32 (N, 68, 2), x and y in pixels, and the labels, int32 (N,), index
+        into EMOTIONS.
+
+    Raises:
+        InputError: the file is missing, unreadable or malformed; the message names the line.
+    """
+    landmarks, labels = [], []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            where = _columns(path, next(reader, []))
+            for row in reader:
+                if row:
+                    here = f"{path}, line {reader.line_num}"
+                    face, label = _parse(here, row, where)
+                    landmarks.append(face)
+                    labels.append(label)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}): check the path of the landmark CSV"
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{path}: not a CSV text file ({error}): give the paper's landmark CSV"
+        ) from error
+    if not labels:
+        raise InputError(f"{path}: no rows below the header: give the paper's landmark CSV")
+    return np.stack(landmarks), np.array(labels, np.int32)
+
+
+def _columns(path: str | os.PathLike[str], header: list[str]) -> dict[str, int]:
+    """Where each column of the format stands in a row with this header."""
+    names = [name.strip() for name in header]
+    where = {}
+    for name in (*PARTS, "emotion"):
+        if names.count(name) != 1:
+            raise InputError(
+                f"{path}, line 1: {names.count(name)} columns are called {name!r}: the header of "
+                f"a landmark CSV is {','.join([*PARTS, 'emotion'])}"
+            )
+        where[name] = names.index(name)
+    return where
+
+
+def _parse(here: str, row: list[str], where: dict[str, int]) -> tuple[np.ndarray, int]:
+    """The landmarks, float32 (68, 2), and the label in one row of the CSV."""
+    if len(row) <= max(where.values()):
+        raise InputError(
+            f"{here}: {len(row)} cells, but the header has more: was the file cut short?"
+        )
+    for name, part in PARTS.items():
+        cell = row[where[name]]
+        if not _CELL.fullmatch(cell):
+            bad = next((word for word in cell.split() if not _CELL.fullmatch(word)), "")
+            raise InputError(
+                f"{here}: column {name!r} holds {bad[:20]!r}: write each point as x.y, a dot "
+                "between two integers, with a blank between points"
+            )
+        if cell.count(".") != part.stop - part.start:
+            raise InputError(
+                f"{here}: column {name!r} holds {cell.count('.')} points, not "
+                f"{part.stop - part.start}: write the part's points, all of them"
+            )
+    emotion = row[where["emotion"]].strip()
+    if emotion not in _LABELS:
+        raise InputError(
+            f"{here}: emotion is {emotion[:20]!r}, not a whole number from 0 to "
+            f"{len(EMOTIONS) - 1}: write the index of the class in FER2013's order"
+        )
+    numbers = " ".join(row[where[name]] for name in PARTS).replace(".", " ").split()
+    return np.array(list(map(int, numbers)), np.float32).reshape(POINTS, 2), _LABELS[emotion]
+
+
+_LABELS = {str(label): label for label in range(len(EMOTIONS))}

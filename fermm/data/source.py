@@ -1,0 +1,88 @@
+"""From a config to the faces of a run: which, in which split, with which class weights."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fermm.data import dataset, fer2013, splits, synthetic
+from fermm.data.faces import Faces
+from fermm.errors import InputError
+
+SOURCES = ("fer2013", "synthetic")
+CLASS_WEIGHTS = ("pooled", "train", "none")
+
+
+class Source(NamedTuple):
+    """The data of a run.
+
+    Attributes:
+        faces: all faces, with landmarks.
+        splits: "train", "validation", "test" -> int64 indices into `faces`.
+        class_weights: float64 (7,).
+        title: what the faces are, for captions.
+        identity: what tells this data and split from others; JSON types.
+    """
+
+    faces: Faces
+    splits: dict[str, np.ndarray]
+    class_weights: np.ndarray
+    title: str
+    identity: dict[str, Any]
+
+
+def load(config: Mapping[str, Any]) -> Source:
+    """The data that `config.data` names.
+
+    Raises:
+        InputError: a bad field or file.
+    """
+    source = config["source"]
+    if source == "fer2013":
+        if not config["path"]:
+            raise InputError(
+                "config.data.path is empty: give FER2013's fer2013.csv, icml_face_data.csv, or the "
+                "folder or zip of its images, e.g. --config.data.path=fer2013.csv"
+            )
+        faces = dataset.prepare(
+            config["path"],
+            cache_dir=config["cache_dir"],
+            landmarks=config["landmarks"],
+            predictor=config["predictor"] or None,
+        )
+        origin = f"{fer2013.digest(config['path'])[:16]}-{config['landmarks']}"
+        title = "FER2013"
+    elif source == "synthetic":
+        if "synthetic" not in config:
+            raise InputError(
+                "config.data.source is 'synthetic', but config.data.synthetic is missing: "
+                "use configs/synthetic.py"
+            )
+        faces = synthetic.draw(**config["synthetic"])
+        origin = "synthetic " + " ".join(f"{k}={v}" for k, v in sorted(config["synthetic"].items()))
+        title = "synthetic (drawn) faces"
+    else:
+        raise InputError(f"config.data.source {source!r} is unknown: it is {' or '.join(SOURCES)}")
+    parts = splits.split(faces, config["split"], config["split_seed"])
+    identity = {
+        "origin": origin,
+        "split": config["split"],
+        "split_seed": config["split_seed"],
+        "sizes": {name: len(rows) for name, rows in parts.items()},
+    }
+    return Source(faces, parts, _class_weights(config, faces, parts), title, identity)
+
+
+def _class_weights(
+    config: Mapping[str, Any], faces: Faces, parts: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    kind = config["class_weights"]
+    if kind == "pooled":
+        return splits.class_weights(faces.labels)
+    if kind == "train":
+        return splits.class_weights(faces.labels[parts["train"]])
+    if kind == "none":
+        return np.ones(7)
+    raise InputError(
+        f"config.data.class_weights {kind!r} is unknown: it is {', '.join(CLASS_WEIGHTS)}"
+    )

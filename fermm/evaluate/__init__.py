@@ -1,0 +1,1 @@
+"""Numbers and figures from saved predictions; knows nothing of how a network was trained."""

@@ -1,0 +1,320 @@
+"""A whole run: data, the networks in order, their evaluation, table and figures.
+
+What a run directory holds is written down in README.md, "What a run leaves".
+"""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from fermm import models, settings
+from fermm.data.faces import EMOTIONS
+from fermm.data.source import Source, load
+from fermm.errors import InputError
+from fermm.evaluate import figures, metrics, table
+from fermm.models.fusion import MODALITIES
+from fermm.train import checkpoint, loop, partition, steps
+
+
+class Network(NamedTuple):
+    """A network with the variables it has.
+
+    Attributes:
+        spec: how to build it, see `fermm.models.registry`.
+        module: the network.
+        variables: {"params": ..., "batch_stats": ...}.
+        parts: for a fusion whose parts are frozen, these by name; else empty.
+        key: names its variables, for `_Embeddings`.
+    """
+
+    spec: dict[str, Any]
+    module: nn.Module
+    variables: dict[str, Any]
+    parts: dict[str, "Network"]
+    key: str
+
+
+def run(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Trains, evaluates and compares the networks that the config names.
+
+    A run that was stopped goes on after its last complete epoch.
+
+    Args:
+        config: nested dict as the files in `configs/` make it (`ConfigDict.to_dict()`).
+        workdir: the run's directory, new or of a run with this config.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        InputError: bad config, data, checkpoint or directory.
+    """
+    settings.check(config)
+    workdir = Path(workdir).expanduser()
+    _check_parts_exist(config, workdir)
+    settings.claim(config, workdir)
+    source = load(config["data"])
+    settings.claim_data(source.identity, workdir)
+    _describe(source)
+
+    embeddings = _Embeddings(source)
+    for seed in config["seeds"]:
+        for name in _in_order(config):
+            directory = workdir / name / f"seed_{seed}"
+            if not _finished(config, directory, name):
+                _train_and_predict(config, workdir, name, seed, source, embeddings)
+        embeddings.clear()
+
+    result = _evaluate(config, workdir)
+    settings.write_json(workdir / "metrics.json", result)
+    _draw(config, workdir, source)
+    paper = source.title == "FER2013" and config["data"]["split"] == "paper"
+    print("\n" + table.table_2(result, data=source.title, paper=paper))
+    print(f"\nEverything is in {workdir}; the figures in {workdir / 'figures'}.", flush=True)
+    return result
+
+
+def _in_order(config: Mapping[str, Any]) -> list[str]:
+    """The networks, those that others depend on first."""
+    return sorted(config["networks"], key=lambda name: models.is_fusion(config[name]))
+
+
+def _describe(source: Source) -> None:
+    sizes = ", ".join(f"{len(rows)} {name}" for name, rows in source.splits.items())
+    print(f"{len(source.faces)} {source.title}: {sizes}", flush=True)
+
+
+def _part_directory(config: Mapping[str, Any], workdir: Path, fusion: str, part: str) -> Path:
+    start_from = config[fusion]["start_from"]
+    return (Path(start_from).expanduser() if start_from else workdir) / part
+
+
+def _check_parts_exist(config: Mapping[str, Any], workdir: Path) -> None:
+    """Fusions find their parts, now or when it is their turn: looked up before hours of work."""
+    for name in config["networks"]:
+        if not models.is_fusion(config[name]):
+            continue
+        for part in MODALITIES:
+            start_from = config[name]["start_from"]
+            if not start_from and part in config["networks"]:
+                continue
+            for seed in config["seeds"]:
+                where = _part_directory(config, workdir, name, part) / f"seed_{seed}"
+                if not checkpoint.epochs(where / "checkpoints"):
+                    remedy = (
+                        f"config.{name}.start_from must name a run that trained it"
+                        if start_from
+                        else f"add {part!r} to config.networks or name a run in "
+                        f"config.{name}.start_from"
+                    )
+                    raise InputError(f"{where}: no trained {part} network for {name}: {remedy}")
+
+
+def _finished(config: Mapping[str, Any], directory: Path, name: str) -> bool:
+    if not all(_predictions(directory, s).is_file() for s in config["evaluate"]["splits"]):
+        return False
+    kept = checkpoint.epochs(directory / "checkpoints")
+    return bool(kept) and kept[-1] >= config[name]["epochs"]
+
+
+def _predictions(directory: Path, split: str) -> Path:
+    return directory / f"predictions_{split}.npz"
+
+
+class _Embeddings:
+    """What `encode` gives for the faces of a split: computed once, for it is the expensive half."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._known: dict[tuple[str, str], Any] = {}
+
+    def clear(self) -> None:
+        self._known.clear()
+
+    def inputs(self, module: nn.Module, split: str) -> dict[str, np.ndarray]:
+        """What the network reads of the faces of a split."""
+        faces, rows = self._source.faces, self._source.splits[split]
+        return {name: getattr(faces, name)[rows] for name in module.inputs}
+
+    def labels(self, split: str) -> np.ndarray:
+        return self._source.faces.labels[self._source.splits[split]]
+
+    def embed(self, network: Network, split: str) -> Any:
+        if network.parts:
+            return {name: self.embed(part, split) for name, part in network.parts.items()}
+        key = (network.key, split)
+        if key not in self._known:
+            forward = steps.make_forward(network.module, "encode")
+            self._known[key] = forward(network.variables, self.inputs(network.module, split))
+        return self._known[key]
+
+
+def _train_and_predict(
+    config: Mapping[str, Any],
+    workdir: Path,
+    name: str,
+    seed: int,
+    source: Source,
+    embeddings: _Embeddings,
+) -> None:
+    section = config[name]
+    directory = workdir / name / f"seed_{seed}"
+    directory.mkdir(parents=True, exist_ok=True)
+    network, trained = _initialise(config, workdir, name, seed, source)
+
+    began = time.perf_counter()
+    reuse = bool(network.parts) and section["reuse_frozen_outputs"]
+
+    def data(split: str) -> steps.Data:
+        inputs = (
+            embeddings.embed(network, split) if reuse else embeddings.inputs(network.module, split)
+        )
+        return steps.Data(inputs, embeddings.labels(split))
+
+    train, validation = data("train"), data("validation")
+    variables, _ = loop.fit(
+        loop.Task(
+            name=name,
+            seed=seed,
+            module=network.module,
+            method="classify" if reuse else "__call__",
+            variables=network.variables,
+            trained=trained,
+            settings=section,
+            class_weights=source.class_weights,
+            train=train,
+            validation=validation,
+            directory=directory,
+            meta=_meta(config, name, seed, network, trained, source),
+            setup_seconds=time.perf_counter() - began,
+        )
+    )
+    network = network._replace(variables=variables, key=str(directory))
+    forward = steps.make_forward(network.module, "classify")
+    for split in config["evaluate"]["splits"]:
+        outputs = forward(variables, embeddings.embed(network, split))
+        rows = source.faces.rows[source.splits[split]]
+        metrics.save_predictions(
+            _predictions(directory, split),
+            metrics.Predictions(
+                rows, embeddings.labels(split), np.asarray(jax.nn.softmax(outputs.logits))
+            ),
+        )
+
+
+def _initialise(
+    config: Mapping[str, Any], workdir: Path, name: str, seed: int, source: Source
+) -> tuple[Network, frozenset[str]]:
+    """The network as training finds it, and the paths of the parameters that are trained."""
+    section = config[name]
+    spec: dict[str, Any] = {"arguments": dict(section["arguments"])}
+    parts: dict[str, Network] = {}
+    if models.is_fusion(section):
+        spec["head"] = section["head"]
+        for part in MODALITIES:
+            where = _part_directory(config, workdir, name, part) / f"seed_{seed}"
+            parts[part] = _load_part(where, source)
+            spec[part] = parts[part].spec
+    else:
+        spec["model"] = section["model"]
+
+    module = models.build(spec)
+    inputs = {k: getattr(source.faces, k)[:1] for k in module.inputs}
+    variables = dict(module.init(loop.key_for(seed, name, "initialisation"), inputs))
+    for part, network in parts.items():
+        for collection, tree in network.variables.items():
+            variables[collection] = {**variables[collection], part: tree}
+
+    trained = partition.trained_paths(variables["params"], section["trainable"])
+    frozen = tuple(p for p in parts if not any(path.startswith(f"{p}/") for path in trained))
+    module = models.build(
+        spec, frozen=frozen, frozen_norm=not any("norm/" in path for path in trained)
+    )
+    if len(frozen) < len(parts):
+        parts = {}  # they change, so that nothing of theirs can be kept
+    return Network(spec, module, variables, parts, f"{name} at its start"), trained
+
+
+def _load_part(directory: Path, source: Source) -> Network:
+    where = checkpoint.locate(directory / "checkpoints")
+    saved = checkpoint.read(where)
+    theirs = saved.meta["data"]
+    same_data = theirs["origin"] == source.identity["origin"]
+    if same_data and theirs != source.identity:
+        raise InputError(
+            f"{where}: trained on the split {theirs['split']!r} (seed {theirs['split_seed']}), so "
+            f"faces of this run's test part may have trained it: use the same config.data.split"
+        )
+    spec = saved.meta["spec"]
+    return Network(spec, models.build(spec), saved.variables, {}, str(directory))
+
+
+def _meta(
+    config: Mapping[str, Any],
+    name: str,
+    seed: int,
+    network: Network,
+    trained: frozenset[str],
+    source: Source,
+) -> dict[str, Any]:
+    params, _ = partition.split(network.variables["params"], trained)
+    packages = ("fermm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {
+        "network": name,
+        "seed": seed,
+        "spec": network.spec,
+        "trained": sorted(trained),
+        "parameters": sum(x.size for x in jax.tree.leaves(params)),
+        "labels": EMOTIONS,
+        "config": config,
+        "data": source.identity,
+        "versions": {package: metadata.version(package) for package in packages},
+    }
+
+
+def _evaluate(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+    """What `metrics.json` holds, from the predictions and checkpoints in the run directory."""
+    result: dict[str, Any] = {}
+    for name in config["networks"]:
+        directories = [workdir / name / f"seed_{seed}" for seed in config["seeds"]]
+        figures_of: dict[str, Any] = {}
+        for split in config["evaluate"]["splits"]:
+            loaded = [metrics.load_predictions(_predictions(d, split)) for d in directories]
+            figures_of[split] = {
+                "accuracy": [metrics.accuracy(p) for p in loaded],
+                "loss": [metrics.loss(p) for p in loaded],
+                "macro_f1": [metrics.macro_f1(p) for p in loaded],
+                "count": len(loaded[0].labels),
+            }
+        metas = [checkpoint.read_meta(checkpoint.locate(d / "checkpoints")) for d in directories]
+        figures_of["parameters"] = metas[0]["parameters"]
+        figures_of["seconds"] = [sum(row["seconds"] for row in m["history"]) for m in metas]
+        result[name] = figures_of
+    return result
+
+
+def _draw(config: Mapping[str, Any], workdir: Path, source: Source) -> None:
+    def each(read: Any) -> dict[str, Sequence[Any]]:
+        return {
+            name: [read(workdir / name / f"seed_{seed}") for seed in config["seeds"]]
+            for name in config["networks"]
+        }
+
+    directory = workdir / "figures"
+    directory.mkdir(exist_ok=True)
+    split = config["evaluate"]["splits"][-1]
+    figures.save_confusion_matrices(
+        directory,
+        each(lambda d: metrics.load_predictions(_predictions(d, split))),
+        f"{source.title}: decisions on {split} data, in percent of the row",
+    )
+    figures.save_learning_curves(
+        directory, each(lambda d: loop.read_history(d / "history.csv")), source.title
+    )

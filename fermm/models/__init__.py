@@ -1,0 +1,25 @@
+"""The networks, as pure Flax modules; the only importers of `flax.linen`.
+
+Every network has two halves: `encode` (inputs -> embedding, the expensive one) and `classify`
+(embedding -> `Outputs`). What a fusion trains on frozen networks needs only the second half, so
+the first may be computed once.
+"""
+
+from fermm.models.fusion import DecisionHead, FeatureHead, Fusion
+from fermm.models.image import ImageNetwork
+from fermm.models.landmarks import LandmarkNetwork
+from fermm.models.registry import build, is_fusion, register, register_head
+from fermm.models.types import Outputs
+
+__all__ = [
+    "DecisionHead",
+    "FeatureHead",
+    "Fusion",
+    "ImageNetwork",
+    "LandmarkNetwork",
+    "Outputs",
+    "build",
+    "is_fusion",
+    "register",
+    "register_head",
+]

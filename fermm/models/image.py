@@ -1,0 +1,60 @@
+"""NN1, the image network (paper, section 5.2.2, figure 6, listing 3)."""
+
+import functools
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+
+from fermm.models.layers import Conv2x2, glorot_uniform, max_pool_2x2
+from fermm.models.registry import register
+from fermm.models.types import Inputs, Outputs
+
+
+@register("nn1")
+class ImageNetwork(nn.Module):
+    """Three 2x2 convolutions with max-pooling, two dense layers, a decision.
+
+    With the paper's sizes it has 13,126,455 parameters, nearly all in `hidden/kernel`.
+
+    Attributes:
+        filters: the channels of the three convolutions.
+        hidden: units of the relu layer.
+        features: units of the sigmoid layer, the features that fusion uses.
+        classes: emotions.
+        dtype: what the layers compute in; parameters are float32 whatever it is.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("images",)
+
+    filters: tuple[int, int, int] = (16, 32, 64)
+    hidden: int = 512
+    features: int = 16
+    classes: int = 7
+    dtype: str = "float32"
+
+    def setup(self) -> None:
+        dense = functools.partial(nn.Dense, kernel_init=glorot_uniform, dtype=self.dtype)
+        self.conv1, self.conv2, self.conv3 = (Conv2x2(f, dtype=self.dtype) for f in self.filters)
+        self.dense1 = dense(self.hidden)
+        self.dense2 = dense(self.features)
+        self.logits = dense(self.classes)
+
+    def encode(self, inputs: Inputs, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
+        """inputs["images"] uint8 (B, 48, 48) -> features, float (B, features)."""
+        x = inputs["images"][..., None].astype(self.dtype) / 255
+        x = max_pool_2x2(nn.relu(self.conv1(x)), stride=1)
+        x = max_pool_2x2(nn.relu(self.conv2(x)), stride=2)
+        x = max_pool_2x2(nn.relu(self.conv3(x)), stride=1)
+        x = x.reshape(x.shape[0], -1)
+        return nn.sigmoid(self.dense2(nn.relu(self.dense1(x))))
+
+    def classify(self, embedding: jax.Array, *, train: bool) -> Outputs:
+        """Features (B, features) -> the same features and logits (B, classes)."""
+        return Outputs(embedding, self.logits(embedding))
+
+    def __call__(
+        self, inputs: Inputs, *, train: bool = False, mask: jax.Array | None = None
+    ) -> Outputs:
+        """`classify` of `encode`."""
+        return self.classify(self.encode(inputs, train=train, mask=mask), train=train)

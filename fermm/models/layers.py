@@ -1,0 +1,71 @@
+"""The two layers of NN1 in forms that are fast on every backend."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+glorot_uniform = nn.initializers.glorot_uniform()
+
+
+def convolve_2x2(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """2x2 convolution, stride 1, no padding.
+
+    Args:
+        x: (B, H, W, C).
+        kernel: (2, 2, C, D).
+
+    Returns:
+        (B, H-1, W-1, D).
+    """
+    # XLA's CPU backend runs lax.conv inside a loop several times slower than one matrix product
+    # over the four shifted copies; accelerators have fast convolutions.
+    return jax.lax.platform_dependent(x, kernel, cpu=_by_matrix_product, default=_by_convolution)
+
+
+def _by_matrix_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    patches = [x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:]]
+    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def _by_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def max_pool_2x2(x: jax.Array, stride: int) -> jax.Array:
+    """2x2 maximum, no padding, stride 1 or 2: (B, H, W, C) -> (B, ceil((H-1)/stride), ..., C).
+
+    Built from elementwise maxima of shifted copies, whose gradient, unlike that of a reduced
+    window, needs no select-and-scatter. Equal values pass it to the first in row-major order, as
+    Keras and `lax.reduce_window` do; `jnp.maximum` would halve it.
+    """
+    if stride == 1:
+        x = _first_maximum(x[:, :, :-1], x[:, :, 1:])
+        return _first_maximum(x[:, :-1], x[:, 1:])
+    if stride != 2:
+        raise ValueError(f"max_pool_2x2 has strides 1 and 2, not {stride}")
+    b, h, w, c = x.shape
+    x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
+    x = _first_maximum(x[:, :, :, :, 0], x[:, :, :, :, 1])
+    return _first_maximum(x[:, :, 0], x[:, :, 1])
+
+
+def _first_maximum(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.where(a >= b, a, b)
+
+
+class Conv2x2(nn.Module):
+    """2x2 convolution with bias: (B, H, W, C) -> (B, H-1, W-1, features)."""
+
+    features: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Convolves `x`, (B, H, W, C), in `dtype`."""
+        kernel = self.param("kernel", glorot_uniform, (2, 2, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return convolve_2x2(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(
+            self.dtype
+        )

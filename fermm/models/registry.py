@@ -1,0 +1,90 @@
+"""Networks and heads by name, so that a config or a checkpoint can name them.
+
+A spec says how to build a network, in types that JSON has:
+`{"model": "nn1", "arguments": {...}}`, or, for a fusion,
+`{"head": "decision", "arguments": {...}, "image": spec, "landmarks": spec}`.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import flax.linen as nn
+
+from fermm.errors import InputError
+
+Spec = Mapping[str, Any]
+T = TypeVar("T", bound=type[nn.Module])
+
+_NETWORKS: dict[str, type[nn.Module]] = {}
+_HEADS: dict[str, type[nn.Module]] = {}
+
+
+def register(name: str) -> Callable[[T], T]:
+    """Class decorator: `config.<network>.model = name` builds this network.
+
+    The class has `inputs`, and the methods `encode`, `classify` and `__call__` of `ImageNetwork`.
+    """
+    return lambda cls: _register(_NETWORKS, name, cls)
+
+
+def register_head(name: str) -> Callable[[T], T]:
+    """Class decorator: `config.<network>.head = name` builds a fusion with this head."""
+    return lambda cls: _register(_HEADS, name, cls)
+
+
+def _register(registry: dict[str, type[nn.Module]], name: str, cls: T) -> T:
+    known = registry.get(name)
+    # The same file may be imported twice (a config is, under another module name).
+    if known is not None and known.__qualname__ != cls.__qualname__:
+        raise ValueError(f"{name!r} is already registered, by {known.__qualname__}")
+    registry[name] = cls
+    return cls
+
+
+def is_fusion(spec: Spec) -> bool:
+    """Whether the spec, or a network's config section, describes a fusion."""
+    return "head" in spec
+
+
+def build(spec: Spec, *, frozen: tuple[str, ...] = (), frozen_norm: bool = False) -> nn.Module:
+    """The network that `spec` describes.
+
+    Args:
+        spec: see the module's docstring.
+        frozen: for a fusion, the parts that pass no gradient.
+        frozen_norm: build batch normalisation that only uses its running statistics.
+
+    Raises:
+        InputError: a name that nothing registered, or arguments that the network does not have.
+    """
+    if not is_fusion(spec):
+        return _construct(_NETWORKS, "model", spec, frozen_norm=frozen_norm)
+    from fermm.models.fusion import MODALITIES, Fusion
+
+    image, landmarks = (build(spec[name], frozen_norm=frozen_norm) for name in MODALITIES)
+    return Fusion(image, landmarks, _construct(_HEADS, "head", spec), frozen=frozen)
+
+
+def _construct(
+    registry: dict[str, type[nn.Module]], key: str, spec: Spec, frozen_norm: bool = False
+) -> nn.Module:
+    name = spec[key]
+    if name not in registry:
+        near = difflib.get_close_matches(name, registry, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise InputError(
+            f"{key} {name!r} is not registered (known: {', '.join(sorted(registry))}).{hint} "
+            f"If it is your own, import the module that registers it first."
+        )
+    cls = registry[name]
+    known = {field for field in cls.__dataclass_fields__ if field not in ("parent", "name")}
+    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in spec["arguments"].items()}
+    for argument in arguments:
+        if argument not in known:
+            raise InputError(
+                f"{key} {name!r} has no argument {argument!r}; it has {', '.join(sorted(known))}."
+            )
+    if frozen_norm and "frozen_norm" in known:
+        arguments["frozen_norm"] = True
+    return cls(**arguments)

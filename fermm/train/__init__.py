@@ -1,0 +1,1 @@
+"""Training: optimiser, schedules, what is trained and what is frozen, one loop, checkpoints."""

@@ -1,0 +1,45 @@
+"""What a run says while it trains: a bar on a terminal, plain lines everywhere."""
+
+import sys
+from types import TracebackType
+
+import tqdm
+
+
+class Progress:
+    """A bar over the training steps of one network; a context manager.
+
+    Shown only where stderr is a terminal; lines go to stdout in any case.
+    """
+
+    def __init__(self, name: str, steps: int, done: int) -> None:
+        self._bar = tqdm.tqdm(
+            desc=name,
+            total=steps,
+            initial=done,
+            unit="step",
+            disable=not sys.stderr.isatty(),
+            leave=False,
+            dynamic_ncols=True,
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+    def update(self, steps: int, **figures: float) -> None:
+        """`steps` more are done; the epoch's figures so far."""
+        self._bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
+        self._bar.update(steps)
+
+    def line(self, text: str) -> None:
+        """Prints a line above the bar."""
+        self._bar.write(text, file=sys.stdout)
+        sys.stdout.flush()

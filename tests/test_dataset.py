@@ -1,0 +1,255 @@
+"""The prepared data set: built once, read back bit for bit, never trusted half."""
+
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fermm.data import dataset, fer2013, landmarks
+from fermm.data.faces import USAGES, Faces
+from fermm.errors import InputError
+
+try:
+    landmarks.find_predictor()
+except InputError:
+    pytest.skip("needs the extra `landmarks`", allow_module_level=True)
+
+N = 12
+
+
+@pytest.fixture
+def source(tmp_path) -> pathlib.Path:
+    return write_source(tmp_path / "fer.csv", seed=0)
+
+
+def write_source(path: pathlib.Path, seed: int) -> pathlib.Path:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (N, 48 * 48))
+    images[0] = 0  # nothing but the bytes that strings end with
+    images[1, -9:] = 0
+    lines = ["emotion,pixels,Usage"]
+    for i, image in enumerate(images):
+        lines.append(f"{i % 7},{' '.join(map(str, image))},{USAGES[i % 3]}")
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    del stage, done, total
+
+
+def assert_same(a: Faces, b: Faces) -> None:
+    for name in ("images", "labels", "usage", "rows", "landmarks"):
+        x, y = getattr(a, name), getattr(b, name)
+        assert x.dtype == y.dtype, name
+        np.testing.assert_array_equal(x, y, err_msg=name)
+
+
+def directories(cache: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(cache.glob("fer2013_landmarks/*/*"))
+
+
+def test_is_prepared_once_and_read_the_second_time(source, tmp_path, monkeypatch):
+    cache = tmp_path / "deep" / "cache"
+    first = dataset.prepare(source, cache_dir=cache, report=silent)
+    raw = fer2013.read(source)
+    assert_same(first, dataclasses.replace(raw, landmarks=landmarks.extract(raw.images)))
+    [directory] = directories(cache)
+    assert directory.parts[-2:] == (f"{fer2013.digest(source)[:16]}-paper", "1.0.0")
+    # Nothing else is left in the cache.
+    assert [path.name for path in cache.iterdir()] == ["fer2013_landmarks"]
+
+    monkeypatch.setattr(fer2013, "read", None)
+    monkeypatch.setattr(landmarks, "extract", None)
+    assert_same(dataset.prepare(source, cache_dir=cache, report=None), first)
+    assert_same(dataset.read(directory), first)
+
+
+def test_is_a_tfds_data_set_that_needs_no_tensorflow(source, tmp_path):
+    import tensorflow_datasets as tfds
+
+    faces = dataset.prepare(source, cache_dir=tmp_path / "cache", report=silent)
+    builder = tfds.builder_from_directory(directories(tmp_path / "cache")[0])
+    assert builder.info.features["label"].names[3] == "happy"
+    examples = builder.as_data_source("full")
+    assert len(examples) == N
+    for i, example in enumerate(examples):
+        np.testing.assert_array_equal(example["image"], faces.images[i])
+        np.testing.assert_array_equal(example["landmarks"], faces.landmarks[i])
+        assert (example["image"].dtype, example["landmarks"].dtype) == (np.uint8, np.float32)
+        assert (example["label"], example["usage"], example["row"]) == (i % 7, i % 3, i)
+    assert "tensorflow" not in sys.modules
+
+
+def test_the_builder_alone_reads_but_does_not_invent(source, tmp_path):
+    from fermm.data import tfds_builder
+
+    dataset.prepare(source, cache_dir=tmp_path, report=silent)
+    config = tfds_builder.tfds.core.BuilderConfig(name=directories(tmp_path)[0].parent.name)
+    builder = tfds_builder.Fer2013Landmarks(config=config, data_dir=tmp_path)
+    assert len(builder.as_data_source("full")) == N
+    with pytest.raises(InputError, match=r"build it with fermm.data.dataset.prepare"):
+        tfds_builder.Fer2013Landmarks(data_dir=tmp_path / "new").download_and_prepare(
+            download_dir=tmp_path / "downloads"
+        )
+
+
+def test_another_content_method_or_predictor_is_another_directory(source, tmp_path):
+    cache = tmp_path / "cache"
+    first = dataset.prepare(source, cache_dir=cache, report=silent)
+    other = dataset.prepare(
+        write_source(tmp_path / "other.csv", seed=1), cache_dir=cache, report=silent
+    )
+    assert (first.images != other.images).any()
+    again = dataset.prepare(
+        source, cache_dir=cache, predictor=landmarks.find_predictor(), report=silent
+    )
+    assert_same(again, first)
+    shifted = first.landmarks + 1
+    landmarks.write_csv(tmp_path / "paper.csv", shifted, first.labels)
+    table = str(tmp_path / "paper.csv")
+    for _ in range(2):
+        read = dataset.prepare(source, cache_dir=cache, landmarks=table, report=silent)
+        np.testing.assert_array_equal(read.landmarks, shifted)
+    landmarks.write_csv(tmp_path / "paper.csv", shifted + 1, first.labels)
+    read = dataset.prepare(source, cache_dir=cache, landmarks=table, report=silent)
+    np.testing.assert_array_equal(read.landmarks, shifted + 1)
+    assert len(directories(cache)) == 5
+
+
+def test_a_landmark_table_of_other_faces_is_refused(source, tmp_path):
+    table = tmp_path / "paper.csv"
+    labels = np.arange(N) % 7
+    labels[9] = 6
+    landmarks.write_csv(table, np.zeros((N, 68, 2)), labels)
+    arguments = {"cache_dir": tmp_path / "cache", "landmarks": str(table), "report": silent}
+    with pytest.raises(InputError) as caught:
+        dataset.prepare(source, **arguments)
+    assert str(caught.value) == (
+        f"{table}: row 9 (the first is 0) has emotion 6, but the face there has 2: "
+        "use the CSV that was made from this source, in its order"
+    )
+    landmarks.write_csv(table, np.zeros((N - 1, 68, 2)), labels[:-1])
+    with pytest.raises(InputError) as caught:
+        dataset.prepare(source, **arguments)
+    assert str(caught.value) == (
+        f"{table}: 11 rows of landmarks for 12 faces: use the CSV that was made from this source"
+    )
+    assert directories(tmp_path / "cache") == []
+
+
+def test_cheap_mistakes_are_found_before_any_work(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(fer2013, "read", None)
+    with pytest.raises(InputError, match="did you mean 'paper'"):
+        dataset.prepare(source, cache_dir=tmp_path, landmarks="papre")
+    with pytest.raises(InputError, match=r"none\.dat: no such file"):
+        dataset.prepare(source, cache_dir=tmp_path, predictor=tmp_path / "none.dat")
+    with pytest.raises(InputError, match=r"none\.csv: cannot be read"):
+        dataset.prepare(source, cache_dir=tmp_path, landmarks=str(tmp_path / "none.csv"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError) as caught:
+        dataset.prepare(source, cache_dir=tmp_path / "file" / "cache")
+    assert str(caught.value) == (
+        f"cannot write to the cache directory {tmp_path}/file/cache (Not a directory): "
+        "set config.data.cache_dir to one that can be written"
+    )
+
+
+def test_a_killed_build_is_not_taken_for_whole_and_is_cleared_away(source, tmp_path):
+    script = (
+        "import os, signal, sys\n"
+        "from fermm.data import dataset, tfds_builder\n"
+        "generate = tfds_builder.Fer2013Landmarks._generate_examples\n"
+        "def killed(self, faces):\n"
+        "    for key, example in generate(self, faces):\n"
+        "        if key == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        yield key, example\n"
+        "tfds_builder.Fer2013Landmarks._generate_examples = killed\n"
+        "dataset.prepare(sys.argv[1], cache_dir=sys.argv[2])\n"
+    )
+    cache = tmp_path / "cache"
+    done = subprocess.run([sys.executable, "-c", script, source, cache], capture_output=True)
+    assert done.returncode == -9, done.stderr.decode()
+    [unfinished] = directories(cache)
+    assert unfinished.name.startswith("incomplete.")
+    os.utime(unfinished, (0, 0))  # as if it had lain there since 1970
+    faces = dataset.prepare(source, cache_dir=cache, report=silent)
+    [directory] = directories(cache)
+    assert directory.name == "1.0.0"
+    assert_same(dataset.read(directory), faces)
+
+
+def test_a_build_that_another_process_overtakes_is_no_error(source, tmp_path, monkeypatch):
+    extract = landmarks.extract
+
+    def overtaken(*args, **kwargs):
+        monkeypatch.setattr(landmarks, "extract", extract)
+        dataset.prepare(source, cache_dir=tmp_path / "cache", report=silent)
+        return extract(*args, **kwargs)
+
+    monkeypatch.setattr(landmarks, "extract", overtaken)
+    faces = dataset.prepare(source, cache_dir=tmp_path / "cache", report=silent)
+    [directory] = directories(tmp_path / "cache")
+    assert_same(dataset.read(directory), faces)
+
+
+def test_damage_is_noticed(source, tmp_path):
+    dataset.prepare(source, cache_dir=tmp_path / "cache", report=silent)
+    [directory] = directories(tmp_path / "cache")
+    [records] = directory.glob("*.array_record*")
+    whole = records.read_bytes()
+    [at] = [i for i in range(len(whole) - 9) if whole[i : i + 9] == b"landmarks"][:1]
+    altered = whole[: at + 50] + bytes([whole[at + 50] ^ 1]) + whole[at + 51 :]
+    remedy = rf"^the prepared data set in {directory} is damaged \(.+\): delete that directory"
+    for damaged in (altered, whole[:-7], whole[: len(whole) // 2], b""):
+        records.write_bytes(damaged)
+        with pytest.raises(InputError, match=remedy) as caught:
+            dataset.prepare(source, cache_dir=tmp_path / "cache", report=silent)
+        assert "\n" not in str(caught.value)
+    for path in (records, directory / "features.json", directory / "dataset_info.json"):
+        path.unlink()
+        with pytest.raises(InputError, match=remedy):
+            dataset.read(directory)
+
+
+def test_tells_of_its_stages_and_silences_tfds(source, tmp_path, capfd):
+    dataset.prepare(source, cache_dir=tmp_path / "a")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        f"preparing the data: {stage}" for stage in ("reading", "landmarks", "writing")
+    ]
+    seen = []
+    dataset.prepare(source, cache_dir=tmp_path / "b", report=lambda *a: seen.append(a))
+    assert list(dict.fromkeys(stage for stage, _, _ in seen)) == ["reading", "landmarks", "writing"]
+    assert seen[-1] == ("writing", N, N)
+    assert all(0 <= done <= total for _, done, total in seen)
+    dataset.prepare(source, cache_dir=tmp_path / "b")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_terminal_sees_bars(source, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    dataset.prepare(source, cache_dir=tmp_path)
+    err = capfd.readouterr().err
+    assert "landmarks: 100%" in err
+    assert "writing: 100%" in err
+    assert "Generating" not in err  # TFDS's own bars
+
+
+@pytest.mark.skipif("FERMM_FER2013" not in os.environ, reason="needs FER2013")
+def test_the_real_data(tmp_path):
+    path, cache = os.environ["FERMM_FER2013"], os.environ.get("FERMM_CACHE", tmp_path)
+    faces = dataset.prepare(path, cache_dir=cache)
+    assert len(faces) == 35887
+    assert_same(dataset.prepare(path, cache_dir=cache), faces)
+    raw = fer2013.read(path)
+    for name in ("images", "labels", "usage", "rows"):
+        np.testing.assert_array_equal(getattr(faces, name), getattr(raw, name))
+    some = np.arange(0, 35887, 997)
+    np.testing.assert_array_equal(landmarks.extract(faces.images[some]), faces.take(some).landmarks)
+    np.testing.assert_array_equal(faces.landmarks, np.rint(faces.landmarks))

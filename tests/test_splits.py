@@ -1,0 +1,176 @@
+"""Splits and class weights against numbers worked out by hand or by the paper's own calls."""
+
+import os
+
+import numpy as np
+import pytest
+
+from fermm.data import fer2013, splits
+from fermm.data.faces import Faces
+from fermm.errors import InputError
+
+
+def faces(n: int, usage: int = 0) -> Faces:
+    images = np.zeros((n, 48, 48), np.uint8)
+    images[:, 0, :4] = np.arange(n, dtype=np.uint32).view(np.uint8).reshape(n, 4)  # all different
+    return Faces(images, np.zeros(n, np.int32), np.full(n, usage, np.int8), np.arange(n))
+
+
+def test_paper_split_of_all_of_fer2013():
+    n = 35887
+    parts = splits.split(
+        Faces(np.zeros((n, 1, 1), np.uint8), np.zeros(n, int), np.zeros(n), np.arange(n)), "paper"
+    )
+    assert {name: len(part) for name, part in parts.items()} == {
+        "train": 25121,
+        "validation": 7177,
+        "test": 3589,
+    }
+    assert parts["train"][:5].tolist() == [34412, 10642, 13453, 14843, 30120]
+    assert parts["test"][-5:].tolist() == [20757, 32103, 30403, 21243, 2732]
+    # What pandas.DataFrame.sample(frac=1, random_state=0) draws.
+    drawn = np.random.RandomState(0).choice(n, size=n, replace=False)
+    np.testing.assert_array_equal(np.concatenate(list(parts.values())), drawn)
+    assert all(part.dtype == np.int64 for part in parts.values())
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_paper_split_is_the_permutation_cut_in_order(seed):
+    parts = splits.split(faces(20), "paper", seed)
+    order = np.random.RandomState(seed).permutation(20)
+    np.testing.assert_array_equal(parts["train"], order[:14])
+    np.testing.assert_array_equal(parts["validation"], order[14:18])
+    np.testing.assert_array_equal(parts["test"], order[18:])
+
+
+def test_official_split_keeps_the_order_of_the_source():
+    some = faces(7)
+    some.usage[:] = [2, 0, 1, 0, 2, 0, 1]
+    parts = splits.split(some, "official", seed=5)
+    assert {name: part.tolist() for name, part in parts.items()} == {
+        "train": [1, 3, 5],
+        "validation": [2, 6],
+        "test": [0, 4],
+    }
+    assert all(part.dtype == np.int64 for part in parts.values())
+
+
+def test_official_split_without_usages_is_refused():
+    some = faces(20)
+    some.usage[[3, 8]] = -1
+    with pytest.raises(InputError) as caught:
+        splits.split(some, "official")
+    assert str(caught.value) == (
+        "split 'official' needs the usage of every face, unknown for 2 of 20 (the first is row 3): "
+        "use the CSV, or files named Training_*, PublicTest_* and PrivateTest_*, or split 'paper' "
+        "or 'grouped'"
+    )
+    with pytest.raises(InputError, match="leaves no face for validation"):
+        splits.split(faces(20), "official")
+
+
+def test_grouped_split_without_copies_is_the_papers():
+    some = faces(200)
+    paper, grouped = splits.split(some, "paper", 1), splits.split(some, "grouped", 1)
+    for name, part in paper.items():
+        np.testing.assert_array_equal(grouped[name], part)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_grouped_split_keeps_copies_together(seed):
+    some = faces(300)
+    rng = np.random.default_rng(seed)
+    for size in (2, 2, 3, 5, 9, 20):  # largest group: 20 copies of one image
+        members = rng.choice(300, size, replace=False)
+        some.images[members] = some.images[members[0]]
+    parts = splits.split(some, "grouped", seed)
+    assert np.sort(np.concatenate(list(parts.values()))).tolist() == list(range(300))
+    train, validation, test = ({some.images[i].tobytes() for i in part} for part in parts.values())
+    assert train.isdisjoint(validation)
+    assert train.isdisjoint(test)
+    assert validation.isdisjoint(test)
+    for part, ideal in zip(parts.values(), (210, 60, 30), strict=True):
+        assert abs(len(part) - ideal) <= 20
+
+
+def test_grouped_split_by_hand():
+    # seed 3 shuffles 10 faces to 5 4 1 2 9 6 7 0 3 8; 4 and 0 are copies, so are 9 and 8.
+    assert np.random.RandomState(3).permutation(10).tolist() == [5, 4, 1, 2, 9, 6, 7, 0, 3, 8]
+    some = faces(10)
+    some.images[0], some.images[8] = some.images[4], some.images[9]
+    # Together: 5 | 4 0 | 1 | 2 | 9 8 | 6 | 7 | 3. The paper cuts after 7 and after 9.
+    parts = splits.split(some, "grouped", 3)
+    assert {name: part.tolist() for name, part in parts.items()} == {
+        "train": [5, 4, 0, 1, 2, 9, 8],
+        "validation": [6, 7],
+        "test": [3],
+    }
+
+
+def test_unknown_split_and_seed_are_refused():
+    with pytest.raises(InputError) as caught:
+        splits.split(faces(20), "groupd")
+    assert str(caught.value) == (
+        "unknown split 'groupd': did you mean 'grouped'? There are paper, official, grouped"
+    )
+    with pytest.raises(InputError, match=r"split seed -1 is not in 0 to 2\*\*32 - 1"):
+        splits.split(faces(20), "paper", -1)
+
+
+@pytest.mark.parametrize("kind", ["paper", "grouped"])
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_too_few_faces_are_refused(kind, n):
+    with pytest.raises(InputError, match=rf"split '{kind}' of {n} faces leaves no face for "):
+        splits.split(faces(n), kind)
+
+
+def test_one_image_over_and_over_cannot_be_grouped():
+    some = faces(20)
+    some.images[:] = 7
+    with pytest.raises(InputError, match="leaves no face for"):
+        splits.split(some, "grouped")
+
+
+def test_identical_names_the_first_copy():
+    images = np.zeros((5, 48, 48), np.uint8)
+    images[[1, 3], 0, 0] = 9
+    images[2, 47, 47] = 1
+    assert splits.identical(images).tolist() == [0, 1, 2, 1, 0]
+    assert splits.identical(images[::2]).tolist() == [0, 1, 0]
+
+
+COUNTS = (4953, 547, 5121, 8989, 6077, 4002, 6198)
+WEIGHTS = (1.815, 16.433, 1.755, 1.0, 1.479, 2.246, 1.450)
+
+
+def test_class_weights_are_table_1():
+    weights = splits.class_weights(np.repeat(np.arange(7, dtype=np.int32), COUNTS))
+    assert weights.dtype == np.float64
+    np.testing.assert_allclose(weights, WEIGHTS, atol=5e-4)
+    assert weights[1] == 8989 / 547  # not rounded
+
+
+def test_a_class_without_samples_has_no_weight():
+    with pytest.raises(InputError) as caught:
+        splits.class_weights(np.array([0, 2, 3, 4, 5, 6, 6], np.int32))
+    assert str(caught.value) == (
+        "class 'disgust' has no samples among 7, so it has no weight: "
+        "give more data or switch the class weights off"
+    )
+
+
+@pytest.mark.skipif("FERMM_FER2013" not in os.environ, reason="needs FER2013")
+def test_splits_of_the_real_data():
+    real = fer2013.read(os.environ["FERMM_FER2013"])
+    np.testing.assert_allclose(splits.class_weights(real.labels), WEIGHTS, atol=5e-4)
+    official = splits.split(real, "official")
+    assert [len(part) for part in official.values()] == [28709, 3589, 3589]
+    copies = splits.identical(real.images)
+    grouped = splits.split(real, "grouped")
+    train, validation, test = (set(copies[part]) for part in grouped.values())
+    assert train.isdisjoint(validation)
+    assert train.isdisjoint(test)
+    assert validation.isdisjoint(test)
+    largest = np.bincount(copies).max()
+    for part, ideal in zip(grouped.values(), (25121, 7177, 3589), strict=True):
+        assert abs(len(part) - ideal) <= largest
