@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from fermm import models
+from fermm.data import dataset
 from fermm.data import landmarks as landmarks_lib
 from fermm.data.faces import IMAGE_SIZE, POINTS
 from fermm.errors import InputError
@@ -38,7 +39,7 @@ class Network:
         self.config: dict[str, Any] = saved.meta["config"]
         self.module = module
         self.variables = saved.variables
-        self.inputs: tuple[str, ...] = module.inputs  # type: ignore[attr-defined]
+        self.inputs: tuple[str, ...] = module.inputs
         self._device_variables = jax.device_put(saved.variables)
         self._probabilities = jax.jit(
             lambda variables, inputs: jax.nn.softmax(self.apply(variables, inputs).logits)
@@ -119,7 +120,7 @@ class Network:
                 "no method finds those in a picture: give landmarks=..."
             )
         method = data["landmarks"]
-        if method.lower().endswith(".csv"):
+        if dataset.is_landmark_file(method):
             raise InputError(
                 f"the network {self.name!r} was trained on landmarks from {method}: "
                 "give landmarks=..., made in the same way"

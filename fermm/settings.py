@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fermm import models
-from fermm.data import source, splits
+from fermm.data import dataset, source, splits
 from fermm.data.landmarks import METHODS
 from fermm.errors import InputError
 from fermm.train.optimizer import SCHEDULES
@@ -80,7 +80,7 @@ def check(config: Mapping[str, Any]) -> None:
     _choice("config.data.source", data["source"], source.SOURCES)
     _choice("config.data.split", data["split"], splits.KINDS)
     _choice("config.data.class_weights", data["class_weights"], source.CLASS_WEIGHTS)
-    if not data["landmarks"].lower().endswith(".csv"):
+    if not dataset.is_landmark_file(data["landmarks"]):
         _choice("config.data.landmarks", data["landmarks"], METHODS)
     _require(len(config["evaluate"]["splits"]) > 0, "config.evaluate.splits is empty")
     for name in config["evaluate"]["splits"]:

@@ -183,6 +183,26 @@ def test_a_killed_build_is_not_taken_for_whole_and_is_cleared_away(source, tmp_p
     assert_same(dataset.read(directory), faces)
 
 
+def test_a_full_disk_leaves_nothing(source, tmp_path):
+    script = (
+        "import resource, signal, sys\n"
+        "from fermm.data import dataset\n"
+        "from fermm.errors import InputError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "try: dataset.prepare(sys.argv[1], cache_dir=sys.argv[2], report=lambda *a: None)\n"
+        "except InputError as error: print(error)\n"
+    )
+    cache = tmp_path / "cache"
+    done = subprocess.run(
+        [sys.executable, "-c", script, source, cache], capture_output=True, text=True
+    )
+    assert done.stdout.startswith(f"cannot write the prepared data set to {cache}"), done.stderr
+    assert done.stdout.endswith("): make room or set config.data.cache_dir\n")
+    assert "File too large" in done.stdout
+    assert directories(cache) == []
+
+
 def test_a_build_that_another_process_overtakes_is_no_error(source, tmp_path, monkeypatch):
     extract = landmarks.extract
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import multiprocessing
+import os
 import subprocess
 import sys
 
@@ -85,6 +86,18 @@ def test_an_interrupt_leaves_no_processes():
     with pytest.raises(KeyboardInterrupt):
         landmarks.extract(images, workers=2, progress=interrupt)
     assert multiprocessing.active_children() == []
+
+
+def die(images: np.ndarray, predictor: str) -> np.ndarray:
+    os._exit(1)
+
+
+@needs_predictor
+def test_a_process_that_dies_is_an_error_and_not_a_wait(monkeypatch):
+    monkeypatch.setitem(landmarks.METHODS, "die", die)
+    images = np.zeros((2 * landmarks._MIN_PER_WORKER, 48, 48), np.uint8)
+    with pytest.raises(InputError, match=r"a landmark process died .* again with workers=1"):
+        landmarks.extract(images, "die", workers=2)
 
 
 @needs_predictor

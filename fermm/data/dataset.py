@@ -7,6 +7,7 @@ directory exists only complete.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import os
@@ -29,6 +30,36 @@ Report = Callable[[str, int, int], None]
 
 _BATCH = 4096  # examples decoded at a time, so that few Python objects live at once
 _STALE = 3600  # seconds; TFDS writes for a few, so an older unfinished directory is abandoned
+
+
+def is_landmark_file(landmarks: str) -> bool:
+    """Whether `landmarks` names a landmark CSV, and not a method of finding them."""
+    return landmarks.lower().endswith(".csv")
+
+
+def identify(
+    path: str | os.PathLike[str],
+    landmarks: str = "paper",
+    predictor: str | os.PathLike[str] | None = None,
+) -> str:
+    """What tells this data from other: the content of the source, and how landmarks are found.
+
+    Args:
+        path: As `prepare` takes it.
+        landmarks: As `prepare` takes it.
+        predictor: As `prepare` takes it.
+
+    Raises:
+        InputError: a file cannot be read, or the method is unknown.
+    """
+    if is_landmark_file(landmarks):
+        origin = f"csv-{_digest(landmarks)[:16]}"
+    else:
+        landmarks_lib.find_method(landmarks)
+        origin = landmarks
+        if predictor is not None:
+            origin += f"-{_digest(landmarks_lib.find_predictor(predictor))[:16]}"
+    return f"{fer2013.digest(path)[:16]}-{origin}"
 
 
 def prepare(
@@ -61,15 +92,7 @@ def prepare(
     """
     from fermm.data import tfds_builder
 
-    landmark_file = landmarks.lower().endswith(".csv")
-    if landmark_file:
-        origin = f"csv-{_digest(landmarks)[:16]}"
-    else:
-        landmarks_lib.find_method(landmarks)
-        origin = landmarks
-        if predictor is not None:
-            origin += f"-{_digest(landmarks_lib.find_predictor(predictor))[:16]}"
-    identity = f"{fer2013.digest(path)[:16]}-{origin}"
+    identity = identify(path, landmarks, predictor)
     root = pathlib.Path(cache_dir).expanduser()
     builder = tfds_builder.Fer2013Landmarks
     directory = root / builder.name / identity / str(builder.VERSION)
@@ -78,6 +101,7 @@ def prepare(
 
     # What can fail cheaply fails before the minute's work, not after it.
     _check_writable(root)
+    landmark_file = is_landmark_file(landmarks)
     if not landmark_file:
         landmarks_lib.find_predictor(predictor)
     with contextlib.closing(_Bar()) as bar:
@@ -95,7 +119,7 @@ def prepare(
                 workers=workers or os.cpu_count() or 1,
                 progress=lambda done, total: tell("landmarks", done, total),
             )
-        faces = Faces(faces.images, faces.labels, faces.usage, faces.rows, found)
+        faces = dataclasses.replace(faces, landmarks=found)
         tell("writing", 0, len(faces))
         _write(faces, root, directory, identity)
         tell("writing", len(faces), len(faces))
@@ -136,9 +160,8 @@ def read(directory: str | os.PathLike[str]) -> Faces:
     # TFDS, array_record and protobuf have no exception in common. Every byte that matters is
     # under a checksum of the array_record format, so that damage does raise one.
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"the prepared data set in {directory} is damaged ({reason}): "
+            f"the prepared data set in {directory} is damaged ({_first_line(error)}): "
             "delete that directory and run again"
         ) from error
     return Faces(
@@ -183,11 +206,11 @@ def _write(faces: Faces, root: pathlib.Path, directory: pathlib.Path, identity: 
                 ),
                 data_dir=root,
             ).download_and_prepare(download_dir=downloads)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # array_record raises the latter on a full disk
         # The rename fails if another process has finished the same data set meanwhile.
         if not directory.is_dir():
             raise InputError(
-                f"cannot write the prepared data set to {directory} ({error.strerror}): "
+                f"cannot write the prepared data set to {directory} ({_first_line(error)}): "
                 "make room or set config.data.cache_dir"
             ) from error
 
@@ -229,6 +252,10 @@ def _digest(path: str | os.PathLike[str]) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}): check the path") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 class _Bar:

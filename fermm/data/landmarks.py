@@ -14,7 +14,6 @@ References:
     Sagonas et al., 300 Faces In-The-Wild Challenge, 2016 (the 68-point mark-up).
 """
 
-import concurrent.futures
 import contextlib
 import csv
 import difflib
@@ -28,6 +27,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,7 @@ PREDICTOR_FILE = "shape_predictor_68_face_landmarks.dat"
 _CHUNK = 256  # images between two calls of `progress`, a fifth of a second's work
 _MIN_PER_WORKER = 1000  # a process takes about a second to start and load its predictor
 _CELL = re.compile(r"\s*-?[0-9]{1,6}\.-?[0-9]{1,6}(?:\s+-?[0-9]{1,6}\.-?[0-9]{1,6})*\s*")
+_LABELS = {str(label): label for label in range(len(EMOTIONS))}
 _LIMIT = 10**6  # of a coordinate in the CSV; float32 holds all integers up to 2**24
 
 
@@ -84,7 +85,8 @@ def extract(
         "paper" gives integers, which can lie outside the frame.
 
     Raises:
-        InputError: wrong dtype or shape, unknown method, predictor missing or unreadable.
+        InputError: wrong dtype or shape, unknown method, predictor missing or unreadable, or a
+            process died.
     """
     images = np.asarray(images)
     if images.ndim == 4 and images.shape[3] == 1:
@@ -107,7 +109,7 @@ def extract(
                 done += len(part)
                 if progress:
                     progress(done, total)
-    except concurrent.futures.process.BrokenProcessPool as error:
+    except BrokenProcessPool as error:
         raise InputError(
             "a landmark process died (out of memory, or the script that started it lacks "
             "`if __name__ == '__main__':`): try again with workers=1"
@@ -198,7 +200,7 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterator[np.ndarray]]]:
     if workers < 2:
         yield map
         return
-    pool = concurrent.futures.ProcessPoolExecutor(
+    pool = ProcessPoolExecutor(
         workers,
         # Forking a process that runs JAX can hang.
         mp_context=multiprocessing.get_context("spawn"),
@@ -360,6 +362,3 @@ def _parse(here: str, row: list[str], where: dict[str, int]) -> tuple[np.ndarray
         )
     numbers = " ".join(row[where[name]] for name in PARTS).replace(".", " ").split()
     return np.array(list(map(int, numbers)), np.float32).reshape(POINTS, 2), _LABELS[emotion]
-
-
-_LABELS = {str(label): label for label in range(len(EMOTIONS))}

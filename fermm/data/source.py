@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fermm.data import dataset, fer2013, splits, synthetic
+from fermm.data import dataset, splits, synthetic
 from fermm.data.faces import Faces
 from fermm.errors import InputError
 
@@ -44,13 +44,11 @@ def load(config: Mapping[str, Any]) -> Source:
                 "config.data.path is empty: give FER2013's fer2013.csv, icml_face_data.csv, or the "
                 "folder or zip of its images, e.g. --config.data.path=fer2013.csv"
             )
+        path, method, predictor = config["path"], config["landmarks"], config["predictor"] or None
         faces = dataset.prepare(
-            config["path"],
-            cache_dir=config["cache_dir"],
-            landmarks=config["landmarks"],
-            predictor=config["predictor"] or None,
+            path, cache_dir=config["cache_dir"], landmarks=method, predictor=predictor
         )
-        origin = f"{fer2013.digest(config['path'])[:16]}-{config['landmarks']}"
+        origin = dataset.identify(path, method, predictor)
         title = "FER2013"
     elif source == "synthetic":
         if "synthetic" not in config:

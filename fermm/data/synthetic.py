@@ -23,111 +23,105 @@ EMOTION_UNITS: dict[str, dict[int, float]] = {
     "angry": {4: 1.0, 5: 0.6, 7: 0.8, 23: 0.9, 24: 0.5},
     "disgust": {9: 1.0, 10: 0.5, 15: 0.5, 16: 0.5},
     "fear": {1: 0.9, 2: 0.6, 4: 0.5, 5: 1.0, 7: 0.3, 20: 0.9, 25: 0.6, 26: 0.4},
-    "happy": {6: 0.9, 12: 1.0, 25: 0.6},
+    "happy": {6: 0.9, 12: 1.0, 25: 0.9},
     "sad": {1: 0.9, 4: 0.6, 15: 1.0},
     "surprise": {1: 0.9, 2: 1.0, 5: 0.8, 26: 1.0},
     "neutral": {},
 }
-"""Emotion to its action units and their weight, 1 being the unit's full strength."""
+"""Emotion to its action units and their weights; 1 is a unit at full strength."""
 
 # A move is (points, outward, down) in pixels of a face of scale 1. It is given for the picture's
 # left half and the midline, and mirrored onto the right half.
 _Moves = tuple[tuple[tuple[int, ...], float, float], ...]
 
+# fmt: off
 UNIT_MOVES: dict[int, _Moves] = {
-    1: (((21,), 0.0, -2.4), ((20,), 0.0, -1.8), ((19,), 0.0, -0.8)),  # inner brow raiser
-    2: (((17,), 0.0, -1.8), ((18,), 0.0, -2.4), ((19,), 0.0, -1.8)),  # outer brow raiser
-    4: (((20, 21), -1.0, 1.9), ((19,), -0.6, 1.5), ((18,), -0.3, 0.8)),  # brow lowerer
-    5: (((37, 38), 0.0, -1.1), ((40, 41), 0.0, 0.2)),  # upper lid raiser
-    6: (((40, 41), 0.0, -0.7), ((36,), 0.0, 0.2)),  # cheek raiser
-    7: (((40, 41), 0.0, -0.6), ((37, 38), 0.0, 0.5)),  # lid tightener
-    9: (  # nose wrinkler
-        ((31,), 0.3, -1.0),
-        ((30, 32, 33), 0.0, -0.7),
-        ((20, 21), -0.3, 0.9),
-        ((49, 50, 51, 61, 62), 0.0, -0.7),
-    ),
-    10: (((49,), 0.0, -0.8), ((50, 51), 0.0, -1.3), ((61, 62), 0.0, -1.2)),  # upper lip raiser
-    12: (  # lip corner puller
-        ((48, 60), 2.1, -2.4),
-        ((49, 59), 1.3, -1.1),
-        ((61, 67), 0.6, -0.2),
-        ((50, 51, 62), 0.0, 0.2),
-    ),
-    15: (((48, 60), 0.2, 2.0), ((49,), 0.1, 0.8), ((59,), 0.2, 1.1)),  # lip corner depressor
-    16: (((56, 57, 58), 0.0, 1.2), ((59,), 0.0, 0.7), ((66, 67), 0.0, 1.2)),  # lower lip depressor
-    20: (((48, 60), 2.0, 0.5), ((49, 59), 1.2, 0.2), ((58, 67), 0.5, 0.3)),  # lip stretcher
-    23: (  # lip tightener
-        ((48, 60), -0.9, 0.0),
-        ((49,), -0.3, 0.3),
-        ((50, 51), 0.0, 0.6),
-        ((57, 58), 0.0, -0.7),
-        ((59,), -0.3, -0.4),
-    ),
-    24: (((50, 51), 0.0, 0.4), ((57, 58), 0.0, -0.5), ((48, 60), -0.3, 0.0)),  # lip pressor
-    25: (((50, 51, 61, 62), 0.0, -0.4), ((57, 58, 66, 67), 0.0, 1.1), ((59,), 0.0, 0.5)),
-    26: (  # jaw drop
-        ((8, 7, 6), 0.0, 1.6),
-        ((5,), 0.0, 0.9),
-        ((57, 58, 66, 67), 0.0, 3.8),
-        ((59,), -0.2, 2.4),
-        ((48, 60), -0.9, 1.2),
-        ((49,), -0.4, 0.1),
-        ((50, 51, 61, 62), 0.0, -0.3),
-    ),
+    # Inner and outer brow raiser, brow lowerer.
+    1: (((21,), 0.0, -2.4), ((20,), 0.0, -1.8), ((19,), 0.0, -0.8)),
+    2: (((17,), 0.0, -1.8), ((18,), 0.0, -2.4), ((19,), 0.0, -1.8)),
+    4: (((20, 21), -1.0, 1.9), ((19,), -0.6, 1.5), ((18,), -0.3, 0.8)),
+    # Upper lid raiser, cheek raiser, lid tightener.
+    5: (((37, 38), 0.0, -1.1), ((40, 41), 0.0, 0.2)),
+    6: (((40, 41), 0.0, -0.7), ((36,), 0.0, 0.2)),
+    7: (((40, 41), 0.0, -0.6), ((37, 38), 0.0, 0.5)),
+    # Nose wrinkler, upper lip raiser.
+    9: (((31,), 0.3, -1.0), ((30, 32, 33), 0.0, -0.7), ((20, 21), -0.3, 0.9),
+        ((49, 50, 51, 61, 62), 0.0, -0.7)),
+    10: (((49,), 0.0, -0.8), ((50, 51), 0.0, -1.3), ((61, 62), 0.0, -1.2)),
+    # Lip corner puller and depressor, lower lip depressor, lip stretcher.
+    12: (((48, 60), 2.1, -2.4), ((49, 59), 1.3, -1.1), ((61, 67), 0.6, -0.2),
+         ((50, 51), 0.0, 0.2)),
+    15: (((48, 60), 0.2, 2.0), ((49,), 0.1, 0.8), ((59,), 0.2, 1.1)),
+    16: (((56, 57, 58), 0.0, 1.2), ((59,), 0.0, 0.7), ((66, 67), 0.0, 1.2)),
+    20: (((48, 60), 2.0, 0.5), ((49, 59), 1.2, 0.2), ((58, 67), 0.5, 0.3)),
+    # Lip tightener, lip pressor, lips part, jaw drop.
+    23: (((48, 60), -0.9, 0.0), ((49,), -0.3, 0.3), ((50, 51), 0.0, 0.6), ((57, 58), 0.0, -0.7),
+         ((59,), -0.3, -0.4)),
+    24: (((50, 51), 0.0, 0.4), ((57, 58), 0.0, -0.5), ((48, 60), -0.3, 0.0)),
+    25: (((50, 51, 61, 62), 0.0, -0.4), ((57, 58, 66, 67), 0.0, 1.6), ((59,), 0.0, 0.8)),
+    26: (((6, 7, 8), 0.0, 1.6), ((5,), 0.0, 0.9), ((57, 58, 66, 67), 0.0, 3.8),
+         ((59,), -0.2, 2.4), ((48, 60), -0.9, 1.2), ((49,), -0.4, 0.1),
+         ((50, 51, 61, 62), 0.0, -0.3)),
 }
-"""Action unit to the moves of its full strength; 25 is lips part."""
+"""Action unit to the moves of its full strength."""
 
-_EYE = (36, 37, 38, 39, 40, 41)
 _BROW = (17, 18, 19, 20, 21)
+_EYE = (36, 37, 38, 39, 40, 41)
 _LIPS = (48, 49, 50, 51, 57, 58, 59, 60, 61, 62, 66, 67)
 
-# How faces differ at rest, as moves of one standard deviation.
+# How faces differ at rest: each entry moves by one standard deviation.
 _IDENTITY_MOVES: tuple[_Moves, ...] = (
+    # Face: width, square jaw, chin, hair line.
     (((0, 1, 2, 68, 69), 0.9, 0.0), ((3, 4), 0.7, 0.0), ((5,), 0.5, 0.0), ((6, 70), 0.3, 0.0)),
-    (((3,), 0.4, 0.0), ((4,), 0.8, 0.2), ((5,), 0.9, 0.4), ((6,), 0.6, 0.3)),  # square jaw
-    (((6, 7, 8), 0.0, 0.7), ((5,), 0.0, 0.4)),  # chin
-    (((69,), 0.0, 0.8), ((70, 71), 0.0, 1.3)),  # hair line
-    ((_EYE, 0.4, 0.0), (_BROW, 0.3, 0.0)),  # eye distance
+    (((3,), 0.4, 0.0), ((4,), 0.8, 0.2), ((5,), 0.9, 0.4), ((6,), 0.6, 0.3)),
+    (((6, 7, 8), 0.0, 0.7), ((5,), 0.0, 0.4)),
+    (((69,), 0.0, 0.8), ((70, 71), 0.0, 1.3)),
+    # Eyes: distance, height in the face, width, opening, slant.
+    ((_EYE, 0.4, 0.0), (_BROW, 0.3, 0.0)),
     ((_EYE, 0.0, 0.4),),
-    (((36,), 0.5, 0.0), ((39,), -0.3, 0.0)),  # eye width
-    (((37, 38), 0.0, -0.4), ((40, 41), 0.0, 0.25)),  # eye opening
-    (((36,), 0.0, 0.35), ((39,), 0.0, -0.15)),  # eye slant
+    (((36,), 0.5, 0.0), ((39,), -0.3, 0.0)),
+    (((37, 38), 0.0, -0.4), ((40, 41), 0.0, 0.25)),
+    (((36,), 0.0, 0.35), ((39,), 0.0, -0.15)),
+    # Brows: height, slant, arch, distance.
     ((_BROW, 0.0, 1.0),),
-    (((17,), 0.0, 0.5), ((18,), 0.0, 0.3), ((20,), 0.0, -0.3), ((21,), 0.0, -0.5)),  # brow slant
-    (((18, 20), 0.0, -0.3), ((19,), 0.0, -0.6)),  # brow arch
+    (((17,), 0.0, 0.5), ((18,), 0.0, 0.3), ((20,), 0.0, -0.3), ((21,), 0.0, -0.5)),
+    (((18, 20), 0.0, -0.3), ((19,), 0.0, -0.6)),
     (((21,), -0.4, 0.0), ((20,), -0.2, 0.0)),
-    (((31,), 0.5, 0.0), ((32,), 0.25, 0.0)),  # nose width
-    (((29,), 0.0, 0.3), ((30, 31, 32, 33), 0.0, 0.7)),  # nose length
+    # Nose: width, length.
+    (((31,), 0.5, 0.0), ((32,), 0.25, 0.0)),
+    (((29,), 0.0, 0.3), ((30, 31, 32, 33), 0.0, 0.7)),
+    # Mouth: height in the face, width, full lips, resting corners.
     ((_LIPS, 0.0, 0.6),),
-    (((48, 60), 1.0, 0.0), ((49, 59), 0.6, 0.0), ((50, 58, 61, 67), 0.2, 0.0)),  # mouth width
-    (((50, 51), 0.0, -0.4), ((57, 58), 0.0, 0.5)),  # full lips
-    (((48, 60), 0.0, 0.8), ((49, 59), 0.0, 0.4)),  # resting lip corners
+    (((48, 60), 1.0, 0.0), ((49, 59), 0.6, 0.0), ((50, 58, 61, 67), 0.2, 0.0)),
+    (((50, 51), 0.0, -0.4), ((57, 58), 0.0, 0.5)),
+    (((48, 60), 0.0, 0.65), ((49, 59), 0.0, 0.3)),
 )
 
-# The picture's left half and the midline of the face at rest: point, x, y from the frame's centre.
+# The mean face at rest, left half and midline: point, x, y from its centre. 68-71: hair line.
 _HALF_FACE = (
-    ((0, -18.0, -4.5), (1, -17.7, 0.0), (2, -17.0, 4.3), (3, -15.8, 8.6), (4, -13.8, 12.7))
-    + ((5, -11.0, 16.2), (6, -7.6, 19.0), (7, -3.9, 20.9), (8, 0.0, 21.5))
-    + ((17, -14.6, -9.4), (18, -12.2, -11.0), (19, -9.3, -11.4), (20, -6.4, -10.9))
-    + ((21, -3.7, -9.9), (27, 0.0, -5.5), (28, 0.0, -2.2), (29, 0.0, 1.0), (30, 0.0, 4.2))
-    + ((31, -3.5, 6.2), (32, -1.8, 6.9), (33, 0.0, 7.4))
-    + ((36, -11.8, -4.8), (37, -9.8, -6.4), (38, -7.4, -6.4), (39, -5.2, -4.6))
-    + ((40, -7.4, -3.6), (41, -9.7, -3.6))
-    + ((48, -7.0, 13.2), (49, -4.4, 11.8), (50, -1.8, 11.0), (51, 0.0, 11.4))
-    + ((57, 0.0, 16.2), (58, -1.9, 16.0), (59, -4.4, 15.1))
-    + ((60, -6.0, 13.2), (61, -2.0, 12.9), (62, 0.0, 13.1), (66, 0.0, 13.4), (67, -2.0, 13.3))
-    + ((68, -17.6, -9.0), (69, -15.2, -14.5), (70, -9.5, -18.6), (71, 0.0, -20.2))
+    (0, -18.0, -4.5), (1, -17.7, 0.0), (2, -17.0, 4.3), (3, -15.8, 8.6), (4, -13.8, 12.7),
+    (5, -11.0, 16.2), (6, -7.6, 19.0), (7, -3.9, 20.9), (8, 0.0, 21.5),
+    (17, -14.6, -9.4), (18, -12.2, -11.0), (19, -9.3, -11.4), (20, -6.4, -10.9), (21, -3.7, -9.9),
+    (27, 0.0, -5.5), (28, 0.0, -2.2), (29, 0.0, 1.0), (30, 0.0, 4.2),
+    (31, -3.5, 6.2), (32, -1.8, 6.9), (33, 0.0, 7.4),
+    (36, -11.8, -4.8), (37, -9.8, -6.4), (38, -7.4, -6.4),
+    (39, -5.2, -4.6), (40, -7.4, -3.6), (41, -9.7, -3.6),
+    (48, -7.0, 13.2), (49, -4.4, 11.8), (50, -1.8, 11.0), (51, 0.0, 11.4),
+    (57, 0.0, 16.2), (58, -1.9, 16.0), (59, -4.4, 15.1),
+    (60, -6.0, 13.2), (61, -2.0, 12.9), (62, 0.0, 13.1), (66, 0.0, 13.4), (67, -2.0, 13.3),
+    (68, -17.6, -9.0), (69, -15.2, -14.5), (70, -9.5, -18.6), (71, 0.0, -20.2),
 )
 _ALL = POINTS + 7
-_MIRROR = np.array(
-    [*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1)]
-    + [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
-    + [*range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65]
-    + [*range(74, 67, -1)]
-)
+# Point to its mirror image.
+_MIRROR = np.array([
+    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1),
+    45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40,
+    *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65, *range(74, 67, -1),
+])
+# fmt: on
 _OUTLINE = (*range(17), *range(74, 67, -1))
-# Above and below: pairs that identity and action units together must not push through each other.
+# Points above, points below and the least distance: strong moves must not push lids or lips through
+# each other.
 _STACKED = (
     ((37, 38, 43, 44), (41, 40, 47, 46), 0.5),
     ((50, 51, 52), (61, 62, 63), 0.5),
@@ -138,14 +132,12 @@ _STACKED = (
 
 
 def _mirrored(moves: _Moves) -> np.ndarray:
-    """The moves of both halves as float32 (75, 2)."""
+    """The moves of both halves, x and y: float32 (75, 2)."""
     table = np.zeros((_ALL, 2), np.float32)
     for points, outward, down in moves:
         for point in points:
-            table[point] = (-outward, down)
             table[_MIRROR[point]] = (outward, down)
-            if _MIRROR[point] == point:
-                table[point] = (0.0, down)
+            table[point] = (-outward, down)
     return table
 
 
@@ -167,7 +159,7 @@ _WEIGHTS = np.array(
 
 
 def draw(
-    count: int, seed: int = 0, *, spoiled: float = 0.0, occluded: float = 0.1, noise: float = 10.0
+    count: int, seed: int = 0, *, spoiled: float = 0.0, occluded: float = 0.1, noise: float = 6.0
 ) -> Faces:
     """Draws synthetic faces.
 
@@ -197,13 +189,13 @@ def draw(
     images = np.empty((count, IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     landmarks = np.empty((count, POINTS, 2), np.float32)
     labels = np.empty(count, np.int32)
-    for start in range(0, count, BLOCK):
-        stop = min(start + BLOCK, count)
-        block = _draw_block(seed, start // BLOCK, occluded, noise)
-        for part, whole in zip(block, (images, landmarks, labels), strict=True):
-            whole[start:stop] = part[: stop - start]
-        misplaced = _misplace(block[1], seed, start // BLOCK)[: stop - start]
-        landmarks[start:stop][spoil[start:stop]] = misplaced[spoil[start:stop]]
+    for block, start in enumerate(range(0, count, BLOCK)):
+        rows = slice(start, min(start + BLOCK, count))
+        size = rows.stop - start
+        pictures, points, emotions = _draw_block(seed, block, occluded, noise)
+        images[rows], labels[rows] = pictures[:size], emotions[:size]
+        wrong = _misplace(points, seed, block)[:size]
+        landmarks[rows] = np.where(spoil[rows, None, None], wrong, points[:size])
     usage = np.full(count, UNKNOWN_USAGE, np.int8)
     return Faces(images, labels, usage, np.arange(count, dtype=np.int64), landmarks)
 
@@ -244,9 +236,7 @@ def _draw_block(
     labels = rng.integers(len(EMOTIONS), size=BLOCK, dtype=np.int32)
     moved, creased = _active_units(rng, labels)
     points = _project(rng, _shape(rng.standard_normal((BLOCK, len(_BY_IDENTITY))), moved))
-    canvas, tones = _paint(rng, points, creased)
-    _occlude(rng, canvas, points, tones, occluded)
-    images = _photograph(rng, canvas, noise)
+    images = _photograph(rng, _paint(rng, points, creased, occluded), noise)
     return images, points[:, :POINTS], labels
 
 
@@ -258,9 +248,9 @@ def _active_units(rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
     without marking the skin, or mark it and hardly move, leaves each modality its own evidence.
     """
     size = (2, len(labels), len(_UNITS))
-    strength = rng.uniform(0.3, 1.0, (len(labels), 1)) * rng.uniform(0.6, 1.3, size)
-    shown = rng.random(size) > 0.25
-    stray = rng.uniform(0.0, 0.6, size) * (rng.random(size) < 0.12)
+    strength = rng.uniform(0.4, 1.1, (len(labels), 1)) * rng.uniform(0.6, 1.3, size)
+    shown = rng.random(size) > [[[0.4]], [[0.2]]]
+    stray = rng.uniform(0.0, 0.6, size) * (rng.random(size) < 0.1)
     return np.maximum(_WEIGHTS[labels] * strength * shown, stray).astype(np.float32)
 
 
@@ -278,7 +268,7 @@ def _shape(identity: np.ndarray, units: np.ndarray) -> np.ndarray:
 def _project(rng: np.random.Generator, shape: np.ndarray) -> np.ndarray:
     """Poses faces (N, 75, 3) and projects them to pixels: float32 (N, 75, 2)."""
     size = (len(shape), 1)
-    yaw, pitch, roll = (rng.normal(0.0, spread, size) for spread in (0.16, 0.08, 0.08))
+    yaw, pitch, roll = (rng.normal(0.0, spread, size) for spread in (0.12, 0.06, 0.07))
     x, y, z = np.moveaxis(shape, -1, 0)
     x, z = x * np.cos(yaw) + z * np.sin(yaw), z * np.cos(yaw) - x * np.sin(yaw)
     y = y * np.cos(pitch) - z * np.sin(pitch)
@@ -316,60 +306,60 @@ class _Window:
         self.y = (top[:, None] + np.arange(height)).astype(np.float32)[:, :, None]
 
     def close(self) -> None:
+        """Writes the pixels back to the canvas."""
         self._boxes[self._place] = self.pixels
 
     def cover(self, distance: np.ndarray) -> np.ndarray:
         """Share of each pixel inside a shape, from the signed distance to its edge."""
-        return np.clip(0.5 - distance / self._blur[:, None, None], 0.0, 1.0)
+        return np.clip(0.5 - distance / _per_face(self._blur), 0.0, 1.0)
 
-    def paint(self, cover: np.ndarray, tone: np.ndarray | float, alpha: np.ndarray | float) -> None:
-        """Lays `tone` over the pixels; `tone` and `alpha` are numbers or (N,)."""
-        cover *= np.reshape(np.minimum(np.asarray(alpha, np.float32), 1.0), (-1, 1, 1))
-        self.pixels += cover * (np.reshape(np.asarray(tone, np.float32), (-1, 1, 1)) - self.pixels)
+    def paint(self, cover: np.ndarray, tone: np.ndarray, alpha: np.ndarray | float = 1.0) -> None:
+        """Lays `tone` (N,) over the pixels; `alpha`, a number or (N,), counts up to 1."""
+        share = cover * _per_face(np.minimum(alpha, 1.0))
+        share *= _per_face(tone) - self.pixels
+        self.pixels += share
+
+    def stroke(
+        self,
+        points: np.ndarray,
+        half_width: np.ndarray | float,
+        tone: np.ndarray,
+        alpha: np.ndarray | float = 1.0,
+    ) -> None:
+        """Paints a polyline (N, K, 2) with round ends."""
+        self.paint(self.cover(self.line(points) - _per_face(half_width)), tone, alpha)
 
     def line(self, points: np.ndarray) -> np.ndarray:
         """Distance to a polyline (N, K, 2)."""
-        return self.segments(points[:, :-1], points[:, 1:])
-
-    def segments(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """Distance to the nearest of the segments from `start` to `end`, both (N, K, 2)."""
         nearest = np.full(self.pixels.shape, np.inf, np.float32)
-        for k in range(start.shape[1]):
-            np.minimum(nearest, self._square_distance(start[:, k], end[:, k]), out=nearest)
+        for k in range(1, points.shape[1]):
+            np.minimum(nearest, self._square_distance(points, k), out=nearest)
         return np.sqrt(nearest, out=nearest)
 
     def polygon(self, points: np.ndarray) -> np.ndarray:
-        """Signed distance, negative inside, to a polygon (N, K, 2) that need not be convex."""
+        """Signed distance to the edge of a polygon (N, K, 2), negative inside."""
         nearest = np.full(self.pixels.shape, np.inf, np.float32)
         inside = np.zeros(self.pixels.shape, bool)
         for k in range(points.shape[1]):
-            start, end = points[:, k - 1], points[:, k]
-            np.minimum(nearest, self._square_distance(start, end), out=nearest)
-            (x0, y0), (x1, y1) = start.T[..., None, None], end.T[..., None, None]
-            crossed = (y0 > self.y) != (y1 > self.y)
-            rise = np.where(y1 == y0, 1.0, y1 - y0)
-            at = np.where(crossed, x0 + (self.y - y0) * ((x1 - x0) / rise), -np.inf)
-            inside ^= self.x < at
+            np.minimum(nearest, self._square_distance(points, k), out=nearest)
+            (x0, y0), (x1, y1) = (
+                points[:, k - 1].T[..., None, None],
+                points[:, k].T[..., None, None],
+            )
+            level = np.where(y1 == y0, 1.0, y1 - y0)  # a level edge crosses no row
+            crossing = x0 + (self.y - y0) * ((x1 - x0) / level)
+            inside ^= self.x < np.where((y0 > self.y) != (y1 > self.y), crossing, -np.inf)
         np.sqrt(nearest, out=nearest)
         return np.negative(nearest, out=nearest, where=inside)
 
-    def convex(self, points: np.ndarray) -> np.ndarray:
-        """Like `polygon` for a convex one given counter-clockwise; faster, round corners cut."""
-        depth = np.full(self.pixels.shape, -np.inf, np.float32)
-        for k in range(points.shape[1]):
-            edge = points[:, k] - points[:, k - 1]
-            nx, ny = (np.stack([-edge[:, 1], edge[:, 0]]) / np.hypot(*edge.T))[..., None, None]
-            x0, y0 = points[:, k].T[..., None, None]
-            np.maximum(depth, (self.x - x0) * nx + (self.y - y0) * ny, out=depth)
-        return depth
-
-    def _square_distance(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
-        edge = end - start
-        length = np.maximum((edge**2).sum(1, keepdims=True), 1e-6)
-        (ex, ey), (ux, uy) = edge.T[..., None, None], (edge / length).T[..., None, None]
-        dx, dy = self.x - start[:, 0, None, None], self.y - start[:, 1, None, None]
-        along = dx * ux + dy * uy
-        np.clip(along, 0.0, 1.0, out=along)
+    def _square_distance(self, points: np.ndarray, k: int) -> np.ndarray:
+        """Squared distance to the segment from point k - 1 to point k."""
+        start, edge = points[:, k - 1], points[:, k] - points[:, k - 1]
+        # A segment may be a point, which makes a dot.
+        unit = edge / np.maximum((edge**2).sum(1, keepdims=True), 1e-6)
+        (ex, ey), (ux, uy) = edge.T[..., None, None], unit.T[..., None, None]
+        (dx, dy) = self.x - start[:, :1, None], self.y - start[:, 1:, None]
+        along = np.clip(dx * ux + dy * uy, 0.0, 1.0)
         across = dx - along * ex
         across *= across
         along *= -ey
@@ -379,161 +369,150 @@ class _Window:
         return across
 
 
+def _per_face(value: np.ndarray | float) -> np.ndarray:
+    """A number or (N,) as float32 that broadcasts over (N, height, width)."""
+    return np.reshape(np.asarray(value, np.float32), (-1, 1, 1))
+
+
 def _paint(
-    rng: np.random.Generator, points: np.ndarray, units: np.ndarray
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Paints faces (N, 75, 2): a canvas float32 (N, 48, 48) from 0 to 1 and the tones used."""
+    rng: np.random.Generator, points: np.ndarray, creased: np.ndarray, occluded: float
+) -> np.ndarray:
+    """Paints faces (N, 75, 2) with `creased` units (N, units): float32 (N, 48, 48), 0 to 1."""
     count = len(points)
 
     def between(low: float, high: float) -> np.ndarray:
         return rng.uniform(low, high, count).astype(np.float32)
 
-    unit = dict(zip(_UNITS, units.T, strict=True))
+    unit = dict(zip(_UNITS, creased.T, strict=True))
     canvas = np.empty((count, IMAGE_SIZE, IMAGE_SIZE), np.float32)
     canvas[:] = between(0.05, 0.95)[:, None, None]
     blur = between(1.0, 2.2)
     skin = between(0.45, 0.9)
     hair = skin * between(0.05, 0.8)
-    tones = {"skin": skin, "hair": hair, "blur": blur}
     line = skin * between(0.35, 0.6)
+    white = 0.3 + 0.7 * skin  # of eyes and teeth
     age = between(0.5, 1.0)  # how deep any wrinkle shows
-
     right = points[:, 45] - points[:, 36]
     right = (right / np.hypot(*right.T)[:, None])[:, None]
     down = np.stack([-right[..., 1], right[..., 0]], -1)
 
+    # Hair, neck and the bare face.
     window = _Window(canvas, points, IMAGE_SIZE, IMAGE_SIZE, blur)
     crown = points[:, [0, 16, 71]].mean(1)[:, :, None, None]
     wide, high = between(19.5, 24.0)[:, None, None], between(15.0, 30.0)[:, None, None]
     radius = np.hypot((window.x - crown[:, 0]) / wide, (window.y - crown[:, 1]) / high)
-    window.paint(window.cover((radius - 1.0) * 18.0), hair, 1.0)
+    window.paint(window.cover((radius - 1.0) * 18.0), hair)
     neck = points[:, 8:9] - 6.0 * down
-    width = between(8.0, 11.0)[:, None, None]
-    window.paint(window.cover(window.segments(neck, neck + 20.0 * down) - width), skin * 0.7, 1.0)
-    depth = window.convex(points[:, _OUTLINE])
-    window.paint(window.cover(depth), skin, 1.0)
+    window.stroke(np.concatenate([neck, neck + 20.0 * down], 1), between(8.0, 11.0), skin * 0.7)
+    depth = window.polygon(points[:, _OUTLINE])
+    window.paint(window.cover(depth), skin)
     rim = np.clip(1.0 + depth / 8.0, 0.0, 1.0)
     window.paint(rim * rim * (depth < 0.5), line, between(0.2, 0.5))
     window.close()
 
+    # Forehead lines.
     window = _Window(canvas, points[:, [19, 24]], 28, 9, blur)
     for rise in (2.6, 4.6):
-        arc = points[:, [18, 19, 24, 25]] - rise * down
-        window.paint(window.cover(window.line(arc) - 0.45), line, age * unit[1])
+        window.stroke(points[:, [18, 19, 24, 25]] - rise * down, 0.45, line, age * unit[1])
     window.close()
 
+    # Eyes with brows, crow's feet and the fold under a raised cheek.
     brow_tone = np.minimum(hair, 0.7 * skin)
     brow_tone += between(0.0, 0.6) * (skin - brow_tone)
-    brow_width = between(0.5, 1.3)[:, None, None]
+    brow_width = between(0.5, 1.3)
     iris_tone = skin * between(0.1, 0.5)
     gaze = rng.normal(0.0, 0.4, (count, 2)).astype(np.float32)
     for side, outward in ((np.arange(_ALL), -right), (_MIRROR, right)):
         eye, brow = points[:, side[list(_EYE)]], points[:, side[list(_BROW)]]
         window = _Window(canvas, np.concatenate([eye, brow], 1), 20, 18, blur)
-        socket = np.clip(1.0 - window.line(eye[:, [0, 3]] - 0.8 * down) / 5.0, 0.0, 1.0)
-        window.paint(socket, line, 0.35)
+        socket = window.line(eye[:, [0, 3]] - 0.8 * down)
+        window.paint(np.clip(1.0 - socket / 5.0, 0.0, 1.0), line, 0.35)
         opening = window.cover(window.polygon(eye))
-        window.paint(opening.copy(), 0.3 + 0.7 * skin, 1.0)
+        window.paint(opening, white)
         at = (eye[:, [0, 3]].mean(1) - 0.5 * down[:, 0] + gaze)[:, :, None, None]
         iris = np.hypot(window.x - at[:, 0], window.y - at[:, 1]) - 1.5
-        window.paint(window.cover(iris) * opening, iris_tone, 1.0)
-        window.paint(window.cover(window.line(eye[:, :4]) - 0.35), line * 0.5, 0.8)
-        window.paint(window.cover(window.line(eye[:, [3, 4, 5, 0]]) - 0.2), line, 0.5)
-        window.paint(window.cover(window.line(brow) - brow_width), brow_tone, 0.95)
-        feet = eye[:, :1] + 1.4 * outward
-        ends = np.array([-1.8, 0.2, 2.2], np.float32)[:, None] * down + 3.2 * outward + feet
-        window.paint(
-            window.cover(window.segments(np.repeat(feet, 3, 1), ends) - 0.4),
-            line,
-            1.2 * age * unit[6],
-        )
-        bag = eye[:, [4, 5]] + 2.0 * down
-        window.paint(window.cover(window.line(bag) - 0.4), line, 0.6 * age * unit[6])
+        window.paint(window.cover(iris) * opening, iris_tone)
+        window.stroke(eye[:, :4], 0.35, line * 0.5, 0.8)
+        window.stroke(eye[:, [3, 4, 5, 0]], 0.2, line, 0.5)
+        window.stroke(brow, brow_width, brow_tone, 0.95)
+        corner = eye[:, :1] + 1.4 * outward
+        for drop in (-1.8, 0.2, 2.2):
+            foot = np.concatenate([corner, corner + 3.2 * outward + drop * down], 1)
+            window.stroke(foot, 0.4, line, 1.2 * age * unit[6])
+        window.stroke(eye[:, [4, 5]] + 2.0 * down, 0.4, line, 0.6 * age * unit[6])
         window.close()
 
+    # Nose, its wrinkles and the furrows between the brows.
     window = _Window(canvas, points[:, [21, 22, 27, 33]], 14, 24, blur)
-    bridge = np.clip(1.0 - window.line(points[:, 27:31] + 1.2 * right) / 2.2, 0.0, 1.0)
-    window.paint(bridge, line, between(0.1, 0.5))
-    window.paint(window.cover(window.line(points[:, 31:36]) - 0.3), line, 0.5)
-    nostrils = points[:, [32, 34]]
-    window.paint(window.cover(window.segments(nostrils, nostrils) - 0.7), line * 0.4, 0.7)
+    shade = window.line(points[:, 27:31] + 1.2 * right)
+    window.paint(np.clip(1.0 - shade / 2.2, 0.0, 1.0), line, between(0.1, 0.5))
+    window.stroke(points[:, 31:36], 0.3, line, 0.5)
+    for nostril in (32, 34):
+        window.stroke(points[:, [nostril, nostril]], 0.7, line * 0.4, 0.7)
     for along in (0.2, 0.7):
         root = points[:, 27:28] + along * (points[:, 28:29] - points[:, 27:28])
         wrinkle = np.concatenate([root - 2.2 * right - down, root, root + 2.2 * right - down], 1)
-        window.paint(window.cover(window.line(wrinkle) - 0.5), line, 1.2 * age * unit[9])
-    gap = points[:, 22:23] - points[:, 21:22]
-    furrows = points[:, 21:22] + np.array([0.32, 0.68], np.float32)[:, None] * gap
-    window.paint(
-        window.cover(window.segments(furrows - 1.6 * down, furrows + 2.0 * down) - 0.45),
-        line,
-        1.2 * age * unit[4],
-    )
+        window.stroke(wrinkle, 0.5, line, 1.2 * age * unit[9])
+        furrow = points[:, 21:22] + (0.2 + 0.6 * along) * (points[:, 22:23] - points[:, 21:22])
+        furrow = np.concatenate([furrow - 1.6 * down, furrow + 2.0 * down], 1)
+        window.stroke(furrow, 0.45, line, 1.2 * age * unit[4])
     window.close()
 
+    # Folds from the nose to the lip corners, and below depressed corners.
     window = _Window(canvas, points[:, [31, 48, 54, 57]], 26, 18, blur)
     fold = np.maximum(unit[12], 0.8 * np.maximum(unit[9], unit[10]))
-    for wing, corner, outward in ((31, 48, -right), (35, 54, right)):
-        start, end = points[:, wing : wing + 1] + 1.2 * outward, points[:, corner : corner + 1]
-        middle = 0.5 * (start + end) + 1.4 * outward
-        crease = np.concatenate([start, middle, end + 2.0 * outward], 1)
-        window.paint(window.cover(window.line(crease) - 0.4), line, age * (0.2 + 0.7 * fold))
-        droop = np.concatenate([end + 0.9 * outward + 0.5 * down, end + 1.6 * outward + 4.0 * down], 1)
-        window.paint(window.cover(window.line(droop) - 0.45), line, 1.2 * age * unit[15])
+    for wing, end, outward in ((31, 48, -right), (35, 54, right)):
+        start, corner = points[:, [wing]] + 1.2 * outward, points[:, [end]] + 2.0 * outward
+        crease = np.concatenate([start, 0.5 * (start + corner) + 0.4 * outward, corner], 1)
+        window.stroke(crease, 0.4, line, age * (0.2 + 0.7 * fold))
+        droop = np.concatenate([corner - outward + 0.5 * down, corner + 3.2 * down], 1)
+        window.stroke(droop, 0.45, line, 0.9 * age * unit[15])
     window.close()
 
+    # Lips, pale when pressed; the open mouth, dark or with teeth.
     window = _Window(canvas, points[:, 48:POINTS], 24, 18, blur)
     lip = skin * between(0.6, 0.85)
-    lip += (0.8 * np.clip(unit[23] + unit[24], 0, 1)) * (skin - lip)  # pressed lips go pale
-    window.paint(
-        window.cover(window.line(points[:, [59, 58, 56, 55]] + 1.4 * down) - 0.3), line, 0.3
-    )
-    window.paint(window.cover(window.polygon(points[:, 48:60])), lip, 1.0)
+    lip += 0.8 * np.minimum(unit[23] + unit[24], 1.0) * (skin - lip)
+    window.stroke(points[:, [59, 58, 56, 55]] + 1.4 * down, 0.3, line, 0.3)
+    window.paint(window.cover(window.polygon(points[:, 48:60])), lip)
     opening = window.cover(window.polygon(points[:, 60:POINTS]))
-    window.paint(opening.copy(), 0.15 * skin, 1.0)
+    window.paint(opening, 0.15 * skin)
+    gape = np.linalg.norm(points[:, 66] - points[:, 62], axis=1)
+    bared = np.minimum(1.3 * unit[12] + unit[10] + unit[16] + 0.6 * unit[20], 1.0)
+    bared *= np.clip(gape - 0.4, 0.0, 1.0)
     upper = window.line(points[:, 60:65])
-    bared = np.clip(1.3 * unit[12] + unit[10] + unit[16] + 0.6 * unit[20], 0.0, 1.0)
-    window.paint(opening * window.cover(upper - 1.6), 0.3 + 0.7 * skin, bared)
+    window.paint(opening * window.cover(upper - 1.6), white, bared)
     window.paint(window.cover(upper - 0.3), line * 0.6, 0.7 * (1.0 - bared))
     window.close()
-    return canvas, tones
+
+    window = _Window(canvas, points, IMAGE_SIZE, IMAGE_SIZE, blur)
+    _occlude(rng, window, points, (0.1 * skin, hair, 0.9 * skin), occluded)
+    return window.pixels
 
 
 def _occlude(
     rng: np.random.Generator,
-    canvas: np.ndarray,
+    window: _Window,
     points: np.ndarray,
-    tones: dict[str, np.ndarray],
+    tones: tuple[np.ndarray, ...],
     share: float,
 ) -> None:
-    """Paints dark glasses, a lock of hair or a hand over a `share` of the faces, in place."""
-    chance, kind = rng.random(len(canvas)), rng.integers(3, size=len(canvas))
-    reach = rng.normal(0.0, 3.0, (len(canvas), 1, 2)).astype(np.float32)
-    left = rng.random(len(canvas)) < 0.5
-    tall = np.array([0.0, 30.0], np.float32)
-    lock = points[:, [71, 71]] * 0.5 + points[:, [17, 19]] * 0.5
-    shapes = (
-        (points[:, [36, 42]], points[:, [39, 45]], 3.0, np.full(len(canvas), 0.1)),
-        (
-            points[:, [70, 71]],
-            np.where(left[:, None, None], points[:, [17, 18]], points[:, [25, 26]]),
-            2.5,
-            tones["hair"],
-        ),
-        (
-            points[:, [59, 57]] + reach,
-            points[:, [59, 57]] + reach * 2 + tall,
-            3.0,
-            tones["skin"] * 0.9,
-        ),
-    )
-    for index, (start, end, radius, tone) in enumerate(shapes):
-        rows = np.flatnonzero((chance < share) & (kind == index))
-        if len(rows):
-            part = canvas[rows]
-            window = _Window(part, points[rows], IMAGE_SIZE, IMAGE_SIZE, tones["blur"][rows])
-            cover = window.cover(window.segments(start[rows], end[rows]) - radius)
-            window.paint(cover, tone[rows], 1.0)
-            canvas[rows] = window.pixels
+    """Hides part of a `share` of the faces: dark glasses, a lock of hair or a hand.
+
+    Each is two thick lines; `tones`, each (N,), go with them in that order.
+    """
+    count = len(points)
+    hidden, kind = rng.random(count) < share, rng.integers(3, size=count)
+    reach = rng.normal(0.0, 3.0, (count, 1, 2)).astype(np.float32)
+    glasses = points[:, [36, 39, 42, 45]]
+    lock = np.where(reach[..., :1] < 0, points[:, [70, 17, 71, 18]], points[:, [71, 25, 72, 26]])
+    wrist = reach + np.array([0.0, 30.0], np.float32)
+    hand = points[:, [59, 59, 57, 57]] + np.where([[0], [1], [0], [1]], reach + wrist, reach)
+    chosen = (kind, np.arange(count))
+    ends = np.stack([glasses, lock, hand])[chosen]
+    half_width = np.array([3.0, 2.5, 3.0])[kind]
+    for pair in (ends[:, :2], ends[:, 2:]):
+        window.stroke(pair, half_width, np.stack(tones)[chosen], hidden)
 
 
 def _photograph(rng: np.random.Generator, canvas: np.ndarray, noise: float) -> np.ndarray:

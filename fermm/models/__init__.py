@@ -9,13 +9,14 @@ from fermm.models.fusion import DecisionHead, FeatureHead, Fusion
 from fermm.models.image import ImageNetwork
 from fermm.models.landmarks import LandmarkNetwork
 from fermm.models.registry import build, is_fusion, register, register_head
-from fermm.models.types import Outputs
+from fermm.models.types import Inputs, Outputs
 
 __all__ = [
     "DecisionHead",
     "FeatureHead",
     "Fusion",
     "ImageNetwork",
+    "Inputs",
     "LandmarkNetwork",
     "Outputs",
     "build",
