@@ -24,19 +24,19 @@ def get_config() -> ConfigDict:
             "split": "paper",
             "split_seed": 0,
             "class_weights": "pooled",
-            "synthetic": {"count": 8000, "seed": 0, "spoiled": 0.0},
+            "synthetic": {"count": 10000, "seed": 0, "spoiled": 0.0},
         }
     )
 
     config.image = ConfigDict(
         {
             "model": "nn1",
-            "arguments": {"filters": (8, 16, 32), "hidden": 64, "features": 16},
+            "arguments": {"filters": (8, 16, 32), "hidden": 256, "features": 16},
             "trainable": (".*",),
-            "epochs": 10,
+            "epochs": 12,
             "batch_size": 32,
-            "learning_rate": 1e-3,
-            "schedule": {"kind": "step", "factor": 0.2, "epochs": (7,)},
+            "learning_rate": 5e-4,
+            "schedule": {"kind": "step", "factor": 0.2, "epochs": (9,)},
         }
     )
     config.landmarks = ConfigDict(

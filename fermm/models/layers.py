@@ -66,6 +66,5 @@ class Conv2x2(nn.Module):
         """Convolves `x`, (B, H, W, C), in `dtype`."""
         kernel = self.param("kernel", glorot_uniform, (2, 2, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return convolve_2x2(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.astype(
-            self.dtype
-        )
+        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        return convolve_2x2(x, kernel) + bias.reshape(1, 1, 1, -1)

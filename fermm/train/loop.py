@@ -134,6 +134,7 @@ def fit(task: Task) -> tuple[dict[str, Any], list[dict[str, float]]]:
         chunk = 1
         for epoch in range(done, epochs):
             began = time.perf_counter()
+            learning_rate = optim.learning_rate(state.optimizer)
             visits = batches.order(task.seed, epoch, count)
             rows = jnp.asarray(np.pad(visits, (0, steps_per_epoch * batch_size - count)))
             state = state._replace(sums=steps.zero_sums())
@@ -156,7 +157,6 @@ def fit(task: Task) -> tuple[dict[str, Any], list[dict[str, float]]]:
                     chunk = max(1, min(2 * chunk, int(chunk * CHUNK_SECONDS / took)))
                 start = stop
 
-            learning_rate = optim.learning_rate(state.optimizer)
             variables = {
                 "params": partition.merge(state.params, frozen),
                 "batch_stats": state.statistics,

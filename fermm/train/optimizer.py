@@ -141,7 +141,9 @@ def make(learning_rate: float, schedule: Mapping[str, Any], steps_per_epoch: int
         by_schedule = optax.scale_by_schedule(lambda count: jnp.float32(1))
     elif kind == "step":
         boundaries = {epoch * steps_per_epoch: schedule["factor"] for epoch in schedule["epochs"]}
-        by_schedule = optax.scale_by_schedule(optax.piecewise_constant_schedule(1.0, boundaries))
+        scale = optax.piecewise_constant_schedule(1.0, boundaries)
+        # As a float, for optax mixes the count with floats, which strict promotion forbids.
+        by_schedule = optax.scale_by_schedule(lambda count: scale(count.astype(jnp.float32)))
     elif kind == "plateau":
         by_schedule = reduce_on_plateau(
             schedule["factor"], schedule["patience"], schedule["min_delta"]

@@ -87,11 +87,15 @@ def make_loss(
             mutable=["batch_stats"],
             method=method,
         )
-        weight = class_weights[data.labels] * mask
-        total = jnp.sum(weight * cross_entropy(outputs.logits, data.labels))
-        correct = jnp.sum((jnp.argmax(outputs.logits, -1) == data.labels) * mask)
+        logits = outputs.logits
+        weight = jnp.where(mask, class_weights[data.labels], 0).astype(logits.dtype)
+        total = jnp.sum(weight * cross_entropy(logits, data.labels))
+        correct = jnp.sum(mask & (jnp.argmax(logits, -1) == data.labels))
         sums = Sums(total.astype(jnp.float32), correct.astype(jnp.float32))
-        return total / jnp.sum(mask), (changed.get("batch_stats", statistics), sums)
+        return total / jnp.sum(mask).astype(logits.dtype), (
+            changed.get("batch_stats", statistics),
+            sums,
+        )
 
     return loss
 

@@ -1,0 +1,188 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import paper
+from fermm import models
+from fermm.data import landmarks as data_landmarks
+from fermm.errors import InputError
+from fermm.models import landmarks as model_landmarks
+from fermm.models import layers
+
+CONFIG = paper.get_config().to_dict()
+
+
+def spec_of(name):
+    section = CONFIG[name]
+    if "model" in section:
+        return {"model": section["model"], "arguments": section["arguments"]}
+    parts = {part: spec_of(part) for part in ("image", "landmarks")}
+    return {"head": section["head"], "arguments": section["arguments"], **parts}
+
+
+def inputs(count=2):
+    random = np.random.default_rng(0)
+    return {
+        "images": random.integers(0, 256, (count, 48, 48), np.uint8),
+        "landmarks": random.uniform(-4, 56, (count, 68, 2)).astype(np.float32),
+    }
+
+
+def count(tree):
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "parameters", "statistics"),
+    [
+        ("image", None, 13_126_455, 0),
+        ("landmarks", None, 210_439, 544),
+        ("decision_fusion", "head", 105, 544),
+        ("feature_fusion", "head", 3_271, 544),
+    ],
+)
+def test_parameter_counts_of_the_paper(name, part, parameters, statistics):
+    module = models.build(spec_of(name))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), inputs())
+    params = shapes["params"] if part is None else shapes["params"][part]
+    assert count(params) == parameters
+    assert count(shapes.get("batch_stats", {})) == statistics
+
+
+def test_parts_of_the_network_are_those_of_the_landmark_csv():
+    assert {k: (s.start, s.stop) for k, s in model_landmarks.PARTS.items()} == {
+        k: (s.start, s.stop) for k, s in data_landmarks.PARTS.items()
+    }
+
+
+def test_a_part_layer_shares_its_weights_between_points():
+    """Swapping two points of a part permutes its features and nothing else."""
+    module = models.build(spec_of("landmarks"))
+    data = inputs()
+    variables = module.init(jax.random.key(0), data)
+    swapped = data["landmarks"][:, [*range(17, 19), 0]]
+    bound = module.bind(variables)
+    expected = bound.jaw(data["landmarks"])[:, [*range(17, 19), 0]]
+    np.testing.assert_allclose(expected, bound.jaw(swapped), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_both_forms_of_the_convolution_agree(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        random = np.random.default_rng(0)
+        x = jnp.asarray(random.normal(size=(3, 9, 7, 5)).astype(dtype))
+        kernel = jnp.asarray(random.normal(size=(2, 2, 5, 4)).astype(dtype))
+        cotangent = jnp.asarray(random.normal(size=(3, 8, 6, 4)).astype(dtype))
+        tolerance = 1e-5 if dtype == "float32" else 1e-13
+        results = []
+        for form in (layers._by_matrix_product, layers._by_convolution):
+            out, pull = jax.vjp(form, x, kernel)
+            results.append((out, *pull(cotangent)))
+        for ours, theirs in zip(*results, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=tolerance, rtol=tolerance)
+
+
+def test_convolution_by_hand():
+    x = jnp.arange(9.0).reshape(1, 3, 3, 1)
+    kernel = jnp.array([[1.0, 10.0], [100.0, 1000.0]]).reshape(2, 2, 1, 1)
+    # upper left: 0 + 10 * 1 + 100 * 3 + 1000 * 4
+    expected = [[4310.0, 5421.0], [7643.0, 8754.0]]
+    np.testing.assert_array_equal(layers.convolve_2x2(x, kernel)[0, :, :, 0], expected)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [6, 7])
+def test_pooling_equals_a_reduced_window_with_its_gradient_also_at_ties(stride, size):
+    random = np.random.default_rng(size)
+    x = jnp.asarray(random.integers(0, 3, (4, size, size, 3)).astype(np.float32))  # many ties
+
+    def by_window(x):
+        window, strides = (1, 2, 2, 1), (1, stride, stride, 1)
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, "VALID")
+
+    ours, pull = jax.vjp(lambda x: layers.max_pool_2x2(x, stride), x)
+    expected, expected_pull = jax.vjp(by_window, x)
+    np.testing.assert_array_equal(ours, expected)
+    cotangent = jnp.asarray(random.normal(size=ours.shape).astype(np.float32))
+    np.testing.assert_allclose(pull(cotangent)[0], expected_pull(cotangent)[0], atol=1e-6)
+
+
+def test_pooling_has_no_other_stride():
+    with pytest.raises(ValueError, match="strides 1 and 2, not 3"):
+        layers.max_pool_2x2(jnp.zeros((1, 4, 4, 1)), 3)
+
+
+def test_batch_statistics_leave_masked_rows_out():
+    module = models.build(spec_of("landmarks"))
+    data = inputs(8)
+    variables = module.init(jax.random.key(0), data)
+    rngs = {"dropout": jax.random.key(1)}
+
+    def train(rows, mask):
+        return module.apply(
+            variables,
+            {k: v[rows] for k, v in data.items()},
+            train=True,
+            mask=mask,
+            rngs=rngs,
+            mutable=["batch_stats"],
+        )
+
+    mask = jnp.arange(8) < 5
+    masked, masked_stats = train(slice(0, 8), mask)
+    alone, alone_stats = train(slice(0, 5), jnp.ones(5, bool))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), masked_stats, alone_stats
+    )
+    embedded = module.apply(
+        variables, data, train=True, mask=mask, method="encode", mutable=["batch_stats"]
+    )[0]
+    embedded_alone = module.apply(
+        variables,
+        {k: v[:5] for k, v in data.items()},
+        train=True,
+        method="encode",
+        mutable=["batch_stats"],
+    )[0]
+    np.testing.assert_allclose(embedded[:5], embedded_alone, atol=1e-6)
+    assert masked.logits.shape == (8, 7)
+    assert alone.logits.shape == (5, 7)
+
+
+def test_a_frozen_landmark_network_keeps_dropout_and_running_statistics():
+    module = models.build(spec_of("feature_fusion"), frozen=("image", "landmarks"))
+    data = inputs()
+    variables = module.init(jax.random.key(0), data)
+
+    def logits(seed, train):
+        out, changed = module.apply(
+            variables,
+            data,
+            train=train,
+            rngs={"dropout": jax.random.key(seed)},
+            mutable=["batch_stats"],
+        )
+        jax.tree.map(
+            np.testing.assert_array_equal, changed["batch_stats"], variables["batch_stats"]
+        )
+        return np.asarray(out.logits)
+
+    assert np.abs(logits(0, True) - logits(1, True)).max() > 1e-4
+    np.testing.assert_array_equal(logits(0, False), logits(1, False))
+
+
+def test_build_refuses_what_it_does_not_know():
+    with pytest.raises(InputError, match=r"model 'nn3' is not registered .* Did you mean 'nn"):
+        models.build({"model": "nn3", "arguments": {}})
+    with pytest.raises(InputError, match="model 'nn1' has no argument 'hiden'; it has classes"):
+        models.build({"model": "nn1", "arguments": {"hiden": 3}})
+
+
+def test_two_classes_do_not_share_a_name():
+    with pytest.raises(ValueError, match="'nn1' is already registered, by ImageNetwork"):
+
+        @models.register("nn1")
+        class Other(nn.Module):
+            pass

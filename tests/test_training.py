@@ -1,0 +1,497 @@
+"""The training loop and whole runs, on the shipped configs made small."""
+
+import csv
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from configs import paper, synthetic
+from fermm import experiment, models
+from fermm.data import batches
+from fermm.errors import InputError
+from fermm.evaluate import metrics
+from fermm.train import checkpoint, loop, optimizer, partition, steps
+
+FACES = 330  # 231 to train on: seven whole batches and one of seven
+
+
+def small_config(**changes):
+    """configs/synthetic.py with few faces and epochs; `changes` by dotted path."""
+    config = synthetic.get_config()
+    config.data.synthetic.count = FACES
+    for name in config.networks:
+        config[name].epochs = 2
+    config.image.arguments.hidden = 16
+    config.image.schedule.epochs = (1,)
+    for path, value in changes.items():
+        *sections, field = path.split("__")
+        section = config
+        for name in sections:
+            section = section[name]
+        section[field] = value
+    return config.to_dict()
+
+
+def read(workdir, network, seed=0):
+    where = checkpoint.locate(workdir / network / f"seed_{seed}" / "checkpoints")
+    return checkpoint.read(where, training=True)
+
+
+def assert_identical(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of all four networks; tests that change it copy it first."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    experiment.run(small_config(), workdir)
+    return workdir
+
+
+def test_order_is_a_permutation_and_a_function_of_its_arguments():
+    first = batches.order(0, 3, 1000)
+    assert sorted(first) == list(range(1000))
+    np.testing.assert_array_equal(first, batches.order(0, 3, 1000))
+    assert (first != batches.order(0, 4, 1000)).any()
+    assert (first != batches.order(1, 3, 1000)).any()
+    # Philox is fixed by its definition, and so is this.
+    assert batches.order(0, 0, 6).tolist() == [0, 2, 1, 5, 4, 3]
+
+
+def make_task(tmp_path, spec, patterns, epochs=1, count=45):
+    random = np.random.default_rng(0)
+
+    def data(n):
+        return steps.Data(
+            {
+                "images": random.integers(0, 256, (n, 48, 48), np.uint8),
+                "landmarks": random.uniform(0, 48, (n, 68, 2)).astype(np.float32),
+            },
+            random.integers(0, 7, n).astype(np.int32),
+        )
+
+    train, validation = data(count), data(13)
+    variables = models.build(spec).init(
+        jax.random.key(0), jax.tree.map(lambda x: x[:1], train.inputs)
+    )
+    trained = partition.trained_paths(variables["params"], patterns)
+    return loop.Task(
+        name="network",
+        seed=0,
+        module=models.build(spec, frozen_norm=not any("norm/" in path for path in trained)),
+        method="__call__",
+        variables=dict(variables),
+        trained=trained,
+        settings={
+            "epochs": epochs,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "schedule": {"kind": "constant"},
+        },
+        class_weights=np.arange(1.0, 8.0),
+        train=train,
+        validation=validation,
+        directory=tmp_path,
+        meta={},
+    )
+
+
+def test_a_step_is_compiled_once(tmp_path, monkeypatch):
+    """Whole and partial batches, first and later chunks and epochs: one trace."""
+    traces = []
+    make_loss = steps.make_loss
+
+    def counting(*args):
+        loss = make_loss(*args)
+        return lambda *inputs: (traces.append(1), loss(*inputs))[1]
+
+    monkeypatch.setattr(steps, "make_loss", counting)
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.01)
+    loop.fit(make_task(tmp_path, {"model": "nn2", "arguments": {}}, (".*",), epochs=3))
+    assert len(traces) == 1
+
+
+def test_how_an_epoch_is_cut_into_chunks_changes_nothing(tmp_path, monkeypatch):
+    results = []
+    for name, seconds in (("whole", 100.0), ("cut", 1e-9)):
+        monkeypatch.setattr(loop, "CHUNK_SECONDS", seconds)
+        task = make_task(tmp_path / name, {"model": "nn2", "arguments": {}}, (".*",), epochs=2)
+        task.directory.mkdir()
+        results.append(loop.fit(task)[0])
+    assert_identical(*results)
+
+
+def test_running_figures_are_means_over_the_samples(tmp_path):
+    """With a learning rate of (almost) 0 and no dropout they are those of a plain evaluation."""
+    spec = {"model": "nn2", "arguments": {"dropout": 0.0}}
+    task = make_task(tmp_path, spec, ("logits/.*", "!.*"))
+    task.settings["learning_rate"] = 1e-12
+    _, history = loop.fit(task)
+    outputs = task.module.apply(task.variables, task.train.inputs)
+    losses = np.asarray(steps.cross_entropy(outputs.logits, task.train.labels))
+    weights = task.class_weights[task.train.labels]
+    np.testing.assert_allclose(history[0]["loss"], np.mean(weights * losses), rtol=1e-5)
+    right = np.argmax(outputs.logits, -1) == task.train.labels
+    np.testing.assert_allclose(history[0]["accuracy"], right.mean(), rtol=1e-6)
+    outputs = task.module.apply(task.variables, task.validation.inputs)
+    losses = steps.cross_entropy(outputs.logits, task.validation.labels)
+    np.testing.assert_allclose(history[0]["val_loss"], losses.mean(), rtol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    task = make_task(tmp_path, {"model": "nn2", "arguments": {}}, (".*",))
+    task.settings["learning_rate"] = float("inf")
+    with pytest.raises(InputError, match=r"network, seed 0: the loss is nan by step \d of epoch 1"):
+        loop.fit(task)
+
+
+def test_forward_gives_any_number_of_samples_the_same_result():
+    module = models.build({"model": "nn2", "arguments": {}})
+    random = np.random.default_rng(0)
+    inputs = {"landmarks": random.uniform(0, 48, (600, 68, 2)).astype(np.float32)}
+    variables = module.init(jax.random.key(0), inputs)
+    whole = module.apply(variables, inputs).logits
+    forward = steps.make_forward(module)
+    for count in (1, 255, 256, 257, 600):
+        some = forward(variables, {"landmarks": inputs["landmarks"][:count]}).logits
+        assert some.shape == (count, 7)
+        np.testing.assert_allclose(some, whole[:count], atol=1e-5)
+
+
+def test_only_trained_parameters_have_gradients_and_optimiser_state():
+    config = paper.get_config().to_dict()
+    spec = {
+        "head": "feature",
+        "arguments": config["feature_fusion"]["arguments"],
+        **{p: {"model": config[p]["model"], "arguments": {}} for p in ("image", "landmarks")},
+    }
+    module = models.build(spec, frozen=("image", "landmarks"))
+    inputs = {
+        "images": np.zeros((2, 48, 48), np.uint8),
+        "landmarks": np.zeros((2, 68, 2), np.float32),
+    }
+    shapes = jax.eval_shape(module.init, jax.random.key(0), inputs)
+    trained = partition.trained_paths(shapes["params"], config["feature_fusion"]["trainable"])
+    params, frozen = partition.split(shapes["params"], trained)
+    optim = optimizer.make(1e-3, {"kind": "constant"}, 1)
+    state = jax.eval_shape(optim.transform.init, params)
+    # Two moments for each of the 3,271 parameters of the head, and two counters.
+    assert sum(x.size for x in jax.tree.leaves(state)) == 2 * 3_271 + 2
+    assert set(params) == {"head"}
+    assert set(frozen) == {"image", "landmarks"}
+    # Even asked for, no gradient passes the stop.
+    variables = module.init(jax.random.key(0), inputs)
+
+    def loss(params):
+        return module.apply(variables | {"params": params}, inputs).logits.sum()
+
+    gradient = jax.grad(loss)(variables["params"])
+    for part in ("image", "landmarks"):
+        assert all(not np.any(x) for x in jax.tree.leaves(gradient[part]))
+    assert any(np.any(x) for x in jax.tree.leaves(gradient["head"]))
+
+
+def test_what_a_run_leaves(finished):
+    result = json.loads((finished / "metrics.json").read_text())
+    assert list(result) == ["image", "landmarks", "decision_fusion", "feature_fusion"]
+    assert result["landmarks"]["parameters"] == 210_439
+    assert result["decision_fusion"]["parameters"] == 105
+    assert result["feature_fusion"]["parameters"] == 3_271
+    for name, figures in result.items():
+        assert list(figures) == ["train", "validation", "test", "parameters", "seconds"]
+        assert [figures[s]["count"] for s in ("train", "validation", "test")] == [231, 66, 33]
+        with open(finished / name / "seed_0" / "history.csv") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["epoch"] for row in rows] == ["1", "2"]
+        assert list(rows[0]) == list(loop.HISTORY_COLUMNS)
+        if name == "image":  # the rate of each epoch's own steps, by a step schedule at epoch 1
+            rates = [float(row["learning_rate"]) for row in rows]
+            np.testing.assert_allclose(rates, [5e-4, 1e-4], rtol=1e-6)
+        # The validation figures of the last epoch are those of the saved predictions.
+        np.testing.assert_allclose(
+            float(rows[-1]["val_loss"]), figures["validation"]["loss"][0], rtol=1e-5
+        )
+        assert float(rows[-1]["val_accuracy"]) == figures["validation"]["accuracy"][0]
+        assert figures["seconds"][0] == pytest.approx(sum(float(r["seconds"]) for r in rows))
+    for name in ("confusion_matrices", "learning_curves", "training_against_validation"):
+        assert (finished / "figures" / f"{name}.png").stat().st_size > 10_000
+        assert (finished / "figures" / f"{name}.svg").read_text().startswith("<?xml")
+    assert not list(finished.rglob("*.tmp*"))
+    assert json.loads((finished / "config.json").read_text())["seeds"] == [0]
+
+
+def test_a_fusion_leaves_its_parts_bit_identical(finished):
+    for fusion in ("decision_fusion", "feature_fusion"):
+        fused = read(finished, fusion)
+        for part in ("image", "landmarks"):
+            own = read(finished, part)
+            assert_identical(fused.variables["params"][part], own.variables["params"])
+            if part == "landmarks":
+                assert_identical(fused.variables["batch_stats"][part], own.variables["batch_stats"])
+        moments = traverse_util.flatten_dict(fused.training["optimizer"], sep="/")
+        assert moments
+        assert not [path for path in moments if "image" in path or "landmarks" in path]
+
+
+def test_the_same_seed_gives_the_same_bits(finished, tmp_path):
+    experiment.run(small_config(networks=("landmarks", "image")), tmp_path / "again")
+    for network in ("image", "landmarks"):
+        again, first = read(tmp_path / "again", network), read(finished, network)
+        assert_identical(again.variables, first.variables)
+        assert_identical(again.training, first.training)
+
+
+def test_another_seed_gives_another_network(finished, tmp_path):
+    config = small_config(networks=("landmarks",), seeds=(1,))
+    experiment.run(config, tmp_path / "other")
+    first = read(finished, "landmarks").variables["params"]["logits"]["kernel"]
+    other = read(tmp_path / "other", "landmarks", seed=1).variables["params"]["logits"]["kernel"]
+    assert np.abs(first - other).max() > 1e-3
+
+
+def test_kept_outputs_train_the_same_head_as_the_direct_way(finished, tmp_path):
+    changes = {f"{f}__start_from": str(finished) for f in ("decision_fusion", "feature_fusion")}
+    changes |= {f"{f}__reuse_frozen_outputs": False for f in ("decision_fusion", "feature_fusion")}
+    config = small_config(networks=("decision_fusion", "feature_fusion"), **changes)
+    experiment.run(config, tmp_path / "direct")
+    for fusion in ("decision_fusion", "feature_fusion"):
+        kept, direct = read(finished, fusion), read(tmp_path / "direct", fusion)
+        before = experiment_head(finished, fusion)
+        for a, b, start in zip(
+            jax.tree.leaves(kept.variables["params"]["head"]),
+            jax.tree.leaves(direct.variables["params"]["head"]),
+            jax.tree.leaves(before),
+            strict=True,
+        ):
+            np.testing.assert_allclose(a, b, atol=1e-5, rtol=0)
+            assert np.abs(a - start).max() > 1e-4  # it has moved, by more than the tolerance
+        assert_identical(kept.variables["params"]["image"], direct.variables["params"]["image"])
+        assert_identical(kept.variables["batch_stats"], direct.variables["batch_stats"])
+
+
+def experiment_head(workdir, fusion):
+    """The head as the run drew it."""
+    module = models.build(read(workdir, fusion).meta["spec"])
+    inputs = {
+        "images": np.zeros((1, 48, 48), np.uint8),
+        "landmarks": np.zeros((1, 68, 2), np.float32),
+    }
+    return module.init(loop.key_for(0, fusion, "initialisation"), inputs)["params"]["head"]
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch):
+    """Stopped in the second epoch of the image network, then called again."""
+    write = loop.write_history
+
+    def stop_after_first_epoch(path, history):
+        write(path, history)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "write_history", stop_after_first_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(small_config(), tmp_path / "run")
+    assert checkpoint.epochs(tmp_path / "run" / "image" / "seed_0" / "checkpoints") == [1]
+    monkeypatch.undo()
+    experiment.run(small_config(), tmp_path / "run")
+    for network in ("image", "landmarks", "decision_fusion", "feature_fusion"):
+        resumed, first = read(tmp_path / "run", network), read(finished, network)
+        assert_identical(resumed.variables, first.variables)
+        assert_identical(resumed.training, first.training)
+        without_time = [
+            [{k: v for k, v in row.items() if k != "seconds"} for row in saved.meta["history"]]
+            for saved in (resumed, first)
+        ]
+        assert without_time[0] == without_time[1]
+
+
+def test_called_again_a_finished_run_trains_nothing(finished, tmp_path, monkeypatch, capsys):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").unlink()
+    monkeypatch.setattr(loop, "fit", None)
+    result = experiment.run(small_config(), tmp_path / "run")
+    assert result == json.loads((finished / "metrics.json").read_text())
+    assert "Table 2. Accuracy in percent on synthetic (drawn) faces" in capsys.readouterr().out
+
+
+def test_a_seed_can_be_added(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    config = small_config(networks=("landmarks",), seeds=(0, 1))
+    result = experiment.run(config, tmp_path / "run")
+    assert len(result["landmarks"]["test"]["accuracy"]) == 2
+
+
+def test_fine_tuning_trains_what_the_patterns_name(finished, tmp_path):
+    config = small_config(
+        networks=("feature_fusion",),
+        feature_fusion__start_from=str(finished),
+        feature_fusion__trainable=("head/.*", "landmarks/(norm|dense3|logits)/.*", "!.*"),
+    )
+    experiment.run(config, tmp_path / "tuned")
+    tuned, start = read(tmp_path / "tuned", "feature_fusion"), read(finished, "landmarks")
+    changed = {
+        path
+        for path, value in traverse_util.flatten_dict(
+            tuned.variables["params"]["landmarks"], sep="/"
+        ).items()
+        if (value != traverse_util.flatten_dict(start.variables["params"], sep="/")[path]).any()
+    }
+    # A fusion of features does not use the decision layer of its parts.
+    assert changed == {"norm/scale", "norm/bias", "dense3/kernel", "dense3/bias"}
+    mean = tuned.variables["batch_stats"]["landmarks"]["norm"]["mean"]
+    assert (mean != start.variables["batch_stats"]["norm"]["mean"]).any()
+    assert_identical(
+        tuned.variables["params"]["image"], read(finished, "image").variables["params"]
+    )
+
+
+def test_running_statistics_stay_where_normalisation_is_not_trained(finished, tmp_path):
+    config = small_config(
+        networks=("feature_fusion",),
+        feature_fusion__start_from=str(finished),
+        feature_fusion__trainable=("head/.*", "landmarks/dense3/.*", "!.*"),
+    )
+    experiment.run(config, tmp_path / "tuned")
+    assert_identical(
+        read(tmp_path / "tuned", "feature_fusion").variables["batch_stats"]["landmarks"],
+        read(finished, "landmarks").variables["batch_stats"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"image__learning_rate": 0.5},
+            "config.image.learning_rate is .* there and 0.5 now; choose another --workdir",
+        ),
+        (
+            {"networks": ("landmarks", "imag")},
+            "config.networks: 'imag' is unknown; there are .* Did you mean 'image'",
+        ),
+        ({"networks": ()}, "config.networks is empty"),
+        ({"networks": ("image", "image")}, "names something twice"),
+        ({"seeds": ()}, "config.seeds is empty"),
+        ({"seeds": (-1,)}, "config.seeds: -1 is not a whole number from 0"),
+        ({"data__source": "fer"}, "config.data.source: 'fer' is unknown; .* mean 'fer2013'"),
+        ({"data__split": "papre"}, "config.data.split: 'papre' is unknown; .* mean 'paper'"),
+        ({"data__landmarks": "dlib"}, "config.data.landmarks: 'dlib' is unknown; there are paper"),
+        ({"evaluate__splits": ("tset",)}, "config.evaluate.splits: 'tset' .* mean 'test'"),
+        ({"image__schedule__kind": "stop"}, "config.image.schedule.kind: 'stop' .* mean 'step'"),
+        ({"image__schedule__kind": "plateau"}, "config.image.schedule.* is missing, which kind"),
+        ({"image__epochs": 0}, "config.image.epochs is 0: at least 1"),
+        ({"image__learning_rate": -1.0}, "config.image.learning_rate is -1.0: a number above 0"),
+        ({"data__source": "fer2013"}, "other config|config.data.source is synthetic there"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(finished, changes, message):
+    before = (finished / "config.json").read_text()
+    with pytest.raises(InputError, match=message):
+        experiment.run(small_config(**changes), finished)
+    assert (finished / "config.json").read_text() == before
+
+
+def test_other_data_in_the_same_run_directory_is_refused(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    data = json.loads((finished / "data.json").read_text())
+    data["origin"] = "something else"
+    (tmp_path / "run" / "data.json").write_text(json.dumps(data))
+    with pytest.raises(InputError, match="begun with other data: origin is something else there"):
+        experiment.run(small_config(), tmp_path / "run")
+
+
+def test_a_directory_that_is_no_run_is_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(InputError, match="not empty, and not the directory of a run"):
+        experiment.run(small_config(), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_fusion_without_its_parts_is_refused_before_any_work(finished, tmp_path):
+    config = small_config(networks=("decision_fusion",))
+    with pytest.raises(InputError, match="no trained image network for decision_fusion: add 'imag"):
+        experiment.run(config, tmp_path / "a")
+    config["decision_fusion"]["start_from"] = str(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"config.decision_fusion.start_from must name a run"):
+        experiment.run(config, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_parts_trained_on_another_split_of_the_same_faces_are_refused(finished, tmp_path):
+    config = small_config(
+        networks=("decision_fusion",),
+        decision_fusion__start_from=str(finished),
+        data__split_seed=1,
+    )
+    with pytest.raises(InputError, match=r"trained on the split 'paper' \(seed 0\), so faces of"):
+        experiment.run(config, tmp_path / "a")
+
+
+def test_a_damaged_checkpoint_is_named(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    where = tmp_path / "run" / "landmarks" / "seed_0" / "checkpoints" / "2"
+    (where / "variables" / "manifest.ocdbt").unlink()
+    (tmp_path / "run" / "landmarks" / "seed_0" / "predictions_test.npz").unlink()
+    with pytest.raises(InputError, match=rf"{where}: damaged checkpoint"):
+        experiment.run(small_config(), tmp_path / "run")
+
+
+def test_check_tree_tells_both_ways():
+    a = {"x": {"kernel": np.zeros((2, 3))}, "y": np.zeros(1)}
+    b = {"x": {"kernel": np.zeros((3, 2))}, "z": np.zeros(1)}
+    with pytest.raises(InputError) as error:
+        checkpoint.check_tree(a, b, "place")
+    assert str(error.value) == (
+        "place: does not fit the network: missing y; left over z; "
+        "x/kernel has shape (3, 2) instead of (2, 3)."
+    )
+
+
+def test_metrics_by_hand():
+    probabilities = np.full((4, 7), 0.05, np.float32)
+    for row, predicted in enumerate((0, 0, 1, 3)):
+        probabilities[row, predicted] = 0.7
+    predictions = metrics.Predictions(np.arange(4), np.array([0, 1, 1, 2]), probabilities)
+    assert metrics.accuracy(predictions) == 0.5
+    expected = -(np.log(0.7) * 2 + np.log(0.05) * 2) / 4
+    assert metrics.loss(predictions) == pytest.approx(expected)
+    # F1: class 0 has precision 1/2, recall 1; class 1 precision 1, recall 1/2; the others 0.
+    assert metrics.macro_f1(predictions) == pytest.approx((2 / 3 + 2 / 3) / 7)
+    matrix = np.zeros((7, 7), int)
+    matrix[0, 0] = matrix[1, 0] = matrix[1, 1] = matrix[2, 3] = 1
+    np.testing.assert_array_equal(metrics.confusion_matrix(predictions), matrix)
+
+
+def test_a_probability_of_zero_has_a_finite_loss():
+    one = metrics.Predictions(np.zeros(1), np.array([1]), np.eye(7, dtype=np.float32)[:1])
+    assert 80 < metrics.loss(one) < 100
+
+
+def test_class_weights_multiply_the_loss_and_do_not_divide_it():
+    """Keras divides by the number of samples, not by the sum of their weights."""
+    module = models.build({"model": "nn2", "arguments": {"dropout": 0.0}})
+    inputs = {"landmarks": jnp.zeros((3, 68, 2))}
+    variables = module.init(jax.random.key(0), inputs)
+    weights = jnp.arange(1.0, 8.0)
+    loss = steps.make_loss(module, weights, "__call__")
+    labels = jnp.array([0, 6, 6])
+    mask = jnp.array([True, True, False])
+    total, _ = loss(
+        variables["params"],
+        {},
+        variables["batch_stats"],
+        steps.Data(inputs, labels),
+        mask,
+        jax.random.key(0),
+    )
+    outputs, _ = module.apply(
+        variables, inputs, train=True, mask=mask, mutable=["batch_stats"],
+        rngs={"dropout": jax.random.key(0)},
+    )  # fmt: skip
+    each = steps.cross_entropy(outputs.logits, labels)
+    np.testing.assert_allclose(total, (1 * each[0] + 7 * each[1]) / 2, rtol=1e-6)
