@@ -1,39 +1,112 @@
-"""Trains and compares emotion-recognition networks as a config says.
+"""Trains and compares networks that recognise emotions, as a config says.
 
-Without arguments: the four networks on drawn (synthetic) faces, in about a minute.
+Without arguments: the four networks of the paper, made small, on drawn (synthetic) faces, in about
+a minute. Called again with the same --workdir, it goes on where it stopped.
 
-    uv run launch.py
-    uv run launch.py --config configs/paper.py --config.data.path fer2013.csv --workdir runs/paper
-    uv run launch.py --config.seeds="(0, 1, 2)" --config.image.epochs=4 --workdir runs/short
+  uv run launch.py
+  uv run launch.py --config configs/paper.py --config.data.path fer2013.csv --workdir runs/paper
+  uv run launch.py --config.seeds="(0, 1, 2)" --config.image.epochs=4 --workdir runs/short
+  uv run launch.py --config configs/paper.py --help
 
-Called again with the same workdir, it goes on where it stopped. The config file is Python, and is
-run: use only config files that you trust.
+Flags:
+  --config FILE            the experiment: a Python file with get_config(). It is run, so use only
+                           files that you trust.
+  --config.FIELD=VALUE     instead of the field's value in the file; tuples as "(0, 1)"
+  --workdir DIRECTORY      where the run leaves its results; without it, runs/ and the config's name
 """
 
+import re
+import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-_HERE = Path(__file__).resolve().parent
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", str(_HERE / "configs" / "synthetic.py"), "The experiment.", lock_config=True
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "The run's directory; without it, runs/ and the name of the config file."
-)
+_DEFAULT = Path(__file__).resolve().parent / "configs" / "synthetic.py"
+# The default is put in by _parse_flags: ml_collections would apply the overrides to a default of
+# its own even where --config names another file.
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
+_HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
 
 
 def main(argv: list[str]) -> None:
-    """Runs the experiment."""
+    """Runs the experiment; `argv` is what is left after the flags."""
     from fermm import experiment
+    from fermm.errors import InputError
 
     if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}; see --help")
-    logging.set_verbosity(logging.ERROR)
+        _fail(f"unknown argument {argv[1]!r}; fields are set as --config.FIELD=VALUE, see --help")
+    logging.set_verbosity(logging.ERROR)  # orbax tells much that is of no use here
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    experiment.run(_CONFIG.value.to_dict(), _WORKDIR.value or Path("runs") / name)
+    try:
+        experiment.run(_CONFIG.value.to_dict(), _WORKDIR.value or Path("runs") / name)
+    except InputError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on after the last complete epoch", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """As absl parses them, with errors on one line and a help of our own."""
+    wants_help = not _HELP.isdisjoint(argv)
+    argv = [argument for argument in argv if argument not in _HELP]
+    if not any(re.fullmatch("--?config(=.*)?", argument, re.DOTALL) for argument in argv):
+        argv.insert(1, f"--config={_DEFAULT}")
+    try:
+        rest = flags.FLAGS(argv)
+        _CONFIG.value.to_dict()  # a file that could not be read is told of only here
+    except flags.Error as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"--config: {str(error.__cause__ or error).splitlines()[-1].strip()}")
+    except (AttributeError, KeyError) as error:
+        if "no attribute 'get_config'" in str(error):
+            _fail("--config: the file has no function get_config(); see configs/ for examples")
+        # One of an override, or a bug in the config file, which its author wants to see.
+        if not traceback.extract_tb(error.__traceback__)[-1].filename.endswith("config_dict.py"):
+            raise
+        _fail(_explain_unknown_field(argv, str(error)))
+    if wants_help:
+        _print_help()
+        sys.exit(0)
+    return rest
+
+
+def _explain_unknown_field(argv: list[str], error: str) -> str:
+    """One line from what ml_collections says, which names the field and perhaps a near one."""
+    field = re.search(r"\w+", error)[0]  # type: ignore[index]
+    near = re.search(r'Did you mean "(\w+)"', error)
+    argument = next((a for a in argv if f".{field}" in a.split("=")[0]), "--config")
+    hint = f"did you mean {near[1]!r}?" if near else "--help shows the fields"
+    return f"{argument}: the config has no field {field!r}; {hint}"
+
+
+def _fields(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from _fields(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _print_help() -> None:
+    from fermm import settings
+
+    print(__doc__)
+    print(f"Fields of {config_flags.get_config_filename(flags.FLAGS['config'])} and their values:")
+    for path, value in _fields(_CONFIG.value.to_dict()):
+        print(f"  config.{path} = {value!r}\n      {settings.explain(path)}")
+
+
+def _fail(message: str) -> None:
+    print(f"launch.py: {message}", file=sys.stderr)
+    sys.exit(1)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parse_flags)

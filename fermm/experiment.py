@@ -59,9 +59,9 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str,
     settings.check(config)
     workdir = Path(workdir).expanduser()
     _check_parts_exist(config, workdir)
-    settings.claim(config, workdir)
+    settings.check_workdir(config, workdir)
     source = load(config["data"])
-    settings.claim_data(source.identity, workdir)
+    settings.claim(config, source.identity, workdir)
     _describe(source)
 
     embeddings = _Embeddings(source)

@@ -45,6 +45,21 @@ FIELDS = {
 }
 """Every field of a config and what it means. `<network>` stands for a name in `networks`."""
 
+
+def explain(path: str) -> str:
+    """What the field `path` of a config means, e.g. "image.schedule.kind".
+
+    Raises:
+        KeyError: no entry of FIELDS is about it.
+    """
+    rest = path.partition(".")[2]
+    for field in (path, f"<network>.{rest}"):
+        for candidate in (field, f"{field}.*", f"{field.rpartition('.')[0]}.*"):
+            if candidate in FIELDS:
+                return FIELDS[candidate]
+    raise KeyError(path)
+
+
 _SCHEDULE_FIELDS = {
     "constant": {"kind"},
     "step": {"kind", "factor", "epochs"},
@@ -122,47 +137,53 @@ def _unknown(field: str, value: Any, known: Any) -> None:
     raise InputError(f"{field}: {value!r} is unknown; there are {', '.join(sorted(known))}.{hint}")
 
 
-def claim(config: Mapping[str, Any], workdir: Path) -> None:
-    """Makes `workdir` this config's run directory, or finds that it is.
+def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
+    """Checks that `workdir` is this config's run directory, or free; writes nothing.
 
     Raises:
-        InputError: it is another config's, holds something else, or cannot be written.
+        InputError: it is another config's, or holds something else.
     """
     file = workdir / "config.json"
-    mine = json.loads(json.dumps(config))
     if file.is_file():
-        try:
-            theirs = json.loads(file.read_text())
-        except ValueError as error:
-            raise InputError(f"{file}: not readable as JSON ({error})") from None
-        for path, a, b in _differences(theirs, mine):
+        for path, there, now in _differences(_read_json(file), json.loads(json.dumps(config))):
             if not path.startswith(_MAY_DIFFER):
                 raise InputError(
-                    f"{workdir}: a run with another config: config.{path} is {a} there and "
-                    f"{b} now; choose another --workdir, or the same config"
+                    f"{workdir}: a run with another config: config.{path} is {there} there and "
+                    f"{now} now; choose another --workdir, or the same config"
                 )
-    elif workdir.is_dir() and any(workdir.iterdir()):
+    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise InputError(
             f"{workdir}: not empty, and not the directory of a run; choose another --workdir"
         )
-    write_json(file, mine)
 
 
-def claim_data(identity: Mapping[str, Any], workdir: Path) -> None:
-    """Notes what data the run uses, or finds that it is the same as before.
+def claim(config: Mapping[str, Any], identity: Mapping[str, Any], workdir: Path) -> None:
+    """Makes `workdir` the run directory of this config and data: `config.json`, `data.json`.
+
+    Args:
+        config: the config, for which `check_workdir` holds.
+        identity: what tells its data from others, see `fermm.data.source.Source`.
+        workdir: the directory.
 
     Raises:
-        InputError: the run was begun with other data.
+        InputError: the run was begun with other data, or the directory cannot be written.
     """
     file = workdir / "data.json"
     if file.is_file():
-        theirs = json.loads(file.read_text())
-        for path, a, b in _differences(theirs, dict(identity)):
+        for path, there, now in _differences(_read_json(file), dict(identity)):
             raise InputError(
-                f"{workdir}: the run was begun with other data: {path} is {a} there and {b} now; "
-                f"choose another --workdir, or the same data"
+                f"{workdir}: the run was begun with other data: {path} is {there} there and {now} "
+                f"now; choose another --workdir, or the same data"
             )
+    write_json(workdir / "config.json", config)
     write_json(file, identity)
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read as JSON ({error})") from None
 
 
 def write_json(path: Path, value: Any) -> None:

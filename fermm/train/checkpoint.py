@@ -159,12 +159,16 @@ def read(path: Path, *, training: bool = False) -> Checkpoint:
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.metadata(path.absolute()).item_metadata.tree
+    # The handler itself: a Checkpointer warns that a part of a checkpoint is not a whole one.
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        tree = handler.metadata(path.absolute()).tree
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return checkpointer.restore(
+        return handler.restore(
             path.absolute(), args=ocp.args.PyTreeRestore(restore_args=restore_args)
         )
+    finally:
+        handler.close()
 
 
 def check_tree(expected: Mapping[str, Any], found: Mapping[str, Any], where: str) -> None:

@@ -1,0 +1,178 @@
+"""launch.py as a user calls it: in a process of its own."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from configs import paper, synthetic
+from fermm import settings
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def launch(*arguments, cwd=ROOT, **environment):
+    return subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", ROOT / "launch.py", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+SMALL = (
+    "--config.data.synthetic.count=200",
+    "--config.networks=('image','landmarks','feature_fusion')",
+    "--config.image.epochs=1",
+    "--config.landmarks.epochs=1",
+    "--config.feature_fusion.epochs=1",
+    "--config.image.arguments.hidden=8",
+)
+
+
+def test_a_run_and_the_same_again(tmp_path):
+    first = launch(*SMALL, "--workdir", tmp_path / "run", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr == ""
+    assert "image, seed 0  epoch  1/1  loss " in first.stdout
+    table = first.stdout[first.stdout.index("Table 2.") :]
+    assert "NN1 (image)" in table
+    assert "paper" not in table  # whose numbers are of other faces
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["data"]["synthetic"]["count"] == 200
+    again = launch(*SMALL, "--workdir", tmp_path / "run", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "epoch" not in again.stdout
+    assert table in again.stdout
+
+
+FER2013 = ("--config", ROOT / "configs/paper.py")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--config.image.epoch=3"],
+            "--config.image.epoch=3: the config has no field 'epoch'; did you mean 'epochs'?",
+        ),
+        (
+            ["--config.imag.epochs=3"],
+            "--config.imag.epochs=3: the config has no field 'imag'; did you mean 'image'?",
+        ),
+        (
+            ["--config.xyz=3"],
+            "--config.xyz=3: the config has no field 'xyz'; --help shows the fields",
+        ),
+        (
+            ["--config.image.epochs=many"],
+            "flag --config.image.epochs=many: invalid literal for int() with base 10: 'many'",
+        ),
+        (["--workdri=x"], "Unknown command line flag 'workdri'. Did you mean: workdir ?"),
+        (
+            ["runs/x"],
+            "unknown argument 'runs/x'; fields are set as --config.FIELD=VALUE, see --help",
+        ),
+        (["--config=none.py"], "--config: [Errno 2] No such file or directory: 'none.py'"),
+        (
+            ["--config=README.md"],
+            "--config: the file has no function get_config(); see configs/ for examples",
+        ),
+        (
+            FER2013,
+            "config.data.path is empty: give FER2013's fer2013.csv, icml_face_data.csv, or the "
+            "folder or zip of its images, e.g. --config.data.path=fer2013.csv",
+        ),
+        (
+            ["--config.data.source=synthetik"],
+            "config.data.source: 'synthetik' is unknown; there are fer2013, synthetic. "
+            "Did you mean 'synthetic'?",
+        ),
+    ],
+)
+def test_errors_are_one_line(arguments, message, tmp_path):
+    (tmp_path / "README.md").write_text("a = 3")
+    result = launch(*arguments, "--workdir", tmp_path / "run", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == f"launch.py: {message}\n"
+    assert result.stdout == ""
+    assert not (tmp_path / "run").exists()
+
+
+BAD_ROWS = {
+    "short": ("0," + " ".join(["7"] * 2303) + ",Training", "2303"),
+    "256": ("0," + " ".join(["256"] * 2304) + ",Training", "256"),
+    "emotion": ("7," + " ".join(["7"] * 2304) + ",Training", "emotion"),
+    "usage": ("0," + " ".join(["7"] * 2304) + ",Trainin", "Trainin"),
+}
+
+
+@pytest.mark.parametrize(("row", "word"), BAD_ROWS.values(), ids=BAD_ROWS.keys())
+def test_a_bad_row_leaves_nothing_behind(row, word, tmp_path):
+    source = tmp_path / "fer2013.csv"
+    good = "3," + " ".join(["9"] * 2304) + ",Training"
+    source.write_text(f"emotion,pixels,Usage\n{good}\n{row}\n")
+    result = launch(
+        *FER2013,
+        f"--config.data.path={source}",
+        f"--config.data.cache_dir={tmp_path / 'cache'}",
+        "--config.data.predictor=" + str(predictor(tmp_path)),
+        "--workdir",
+        tmp_path / "run",
+    )
+    assert result.returncode == 1
+    *progress, message = result.stderr.splitlines()
+    assert progress in ([], ["preparing the data: reading"])
+    assert message.startswith(f"launch.py: {source}, line 3 (row 2): ")
+    assert word in message
+    assert not (tmp_path / "run").exists()
+    left = [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+    assert left == []
+
+
+def predictor(tmp_path):
+    """Any file: it is looked for, but not opened, before the rows have been read."""
+    file = tmp_path / "predictor.dat"
+    file.write_bytes(b"")
+    return file
+
+
+def test_the_run_directory_of_another_config(tmp_path):
+    (tmp_path / "run").mkdir()
+    config = synthetic.get_config().to_dict()
+    config["landmarks"]["epochs"] = 99
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    result = launch("--workdir", tmp_path / "run")
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"launch.py: {tmp_path / 'run'}: a run with another config: config.landmarks.epochs is 99 "
+        "there and 16 now; choose another --workdir, or the same config\n"
+    )
+
+
+def test_help_explains_every_field():
+    result = launch("--config", ROOT / "configs" / "paper.py", "--help")
+    assert result.returncode == 0, result.stderr
+    assert "uv run launch.py --config configs/paper.py --config.data.path" in result.stdout
+    assert "config.image.schedule.kind = 'step'" in result.stdout
+    assert "config.data.synthetic" not in result.stdout
+
+
+@pytest.mark.parametrize("config", [paper, synthetic])
+def test_every_field_of_the_shipped_configs_is_explained(config):
+    def paths(section, prefix=""):
+        for key, value in section.items():
+            if isinstance(value, dict) and value:
+                yield from paths(value, f"{prefix}{key}.")
+            else:
+                yield f"{prefix}{key}"
+
+    explanations = {path: settings.explain(path) for path in paths(config.get_config().to_dict())}
+    assert explanations["image.epochs"] == settings.FIELDS["<network>.epochs"]
+    assert explanations["image.arguments.filters"] == settings.FIELDS["<network>.arguments.*"]
+    assert explanations["decision_fusion.arguments"] == settings.FIELDS["<network>.arguments.*"]
