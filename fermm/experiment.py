@@ -75,7 +75,8 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str,
     result = _evaluate(config, workdir)
     settings.write_json(workdir / "metrics.json", result)
     _draw(config, workdir, source)
-    paper = source.title == "FER2013" and config["data"]["split"] == "paper"
+    rows_of_the_paper = config["data"]["split"] == "paper" and config["data"]["split_seed"] == 0
+    paper = source.title == "FER2013" and rows_of_the_paper
     print("\n" + table.table_2(result, data=source.title, paper=paper))
     print(f"\nEverything is in {workdir}; the figures in {workdir / 'figures'}.", flush=True)
     return result
@@ -107,7 +108,7 @@ def _check_parts_exist(config: Mapping[str, Any], workdir: Path) -> None:
                 continue
             for seed in config["seeds"]:
                 where = _part_directory(config, workdir, name, part) / f"seed_{seed}"
-                if not checkpoint.epochs(where / "checkpoints"):
+                if not _is_trained(where / "checkpoints"):
                     remedy = (
                         f"config.{name}.start_from must name a run that trained it"
                         if start_from
@@ -115,6 +116,15 @@ def _check_parts_exist(config: Mapping[str, Any], workdir: Path) -> None:
                         f"config.{name}.start_from"
                     )
                     raise InputError(f"{where}: no trained {part} network for {name}: {remedy}")
+
+
+def _is_trained(directory: Path) -> bool:
+    """Whether there is a checkpoint of the last epoch that its own run wanted."""
+    kept = checkpoint.epochs(directory)
+    if not kept:
+        return False
+    meta = checkpoint.read_meta(directory / str(kept[-1]))
+    return kept[-1] >= meta["config"][meta["network"]]["epochs"]
 
 
 def _finished(config: Mapping[str, Any], directory: Path, name: str) -> bool:
@@ -233,11 +243,8 @@ def _initialise(
             variables[collection] = {**variables[collection], part: tree}
 
     trained = partition.trained_paths(variables["params"], section["trainable"])
-    frozen = tuple(p for p in parts if not any(path.startswith(f"{p}/") for path in trained))
-    module = models.build(
-        spec, frozen=frozen, frozen_norm=not any("norm/" in path for path in trained)
-    )
-    if len(frozen) < len(parts):
+    module = models.build(spec, trained)
+    if any(not path.startswith("head/") for path in trained):
         parts = {}  # they change, so that nothing of theirs can be kept
     return Network(spec, module, variables, parts, f"{name} at its start"), trained
 
@@ -246,8 +253,9 @@ def _load_part(directory: Path, source: Source) -> Network:
     where = checkpoint.locate(directory / "checkpoints")
     saved = checkpoint.read(where)
     theirs = saved.meta["data"]
-    same_data = theirs["origin"] == source.identity["origin"]
-    if same_data and theirs != source.identity:
+    same_faces = theirs["faces"] == source.identity["faces"]
+    same_split = all(theirs[k] == source.identity[k] for k in ("split", "split_seed"))
+    if same_faces and not same_split:
         raise InputError(
             f"{where}: trained on the split {theirs['split']!r} (seed {theirs['split_seed']}), so "
             f"faces of this run's test part may have trained it: use the same config.data.split"

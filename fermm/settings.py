@@ -1,6 +1,7 @@
 """The config of a run: what its fields mean, whether they make sense, whose run directory it is."""
 
 import difflib
+import inspect
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fermm import models
-from fermm.data import dataset, source, splits
+from fermm.data import dataset, source, splits, synthetic
 from fermm.data.landmarks import METHODS
 from fermm.errors import InputError
 from fermm.train.optimizer import SCHEDULES
@@ -65,6 +66,10 @@ _SCHEDULE_FIELDS = {
     "step": {"kind", "factor", "epochs"},
     "plateau": {"kind", "factor", "patience", "min_delta"},
 }
+_DATA_FIELDS = {
+    *("source", "path", "cache_dir", "landmarks", "predictor"),
+    *("split", "split_seed", "class_weights"),
+}
 _NETWORK_FIELDS = {"arguments", "trainable", "epochs", "batch_size", "learning_rate", "schedule"}
 _FUSION_FIELDS = _NETWORK_FIELDS | {"head", "start_from", "reuse_frozen_outputs"}
 
@@ -78,6 +83,8 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         InputError: the first field that makes no sense.
     """
+    for section in ("networks", "seeds", "data", "evaluate"):
+        _require(section in config, f"config.{section} is missing in the config file")
     for name in config["networks"]:
         if not isinstance(config.get(name), Mapping):
             sections = [k for k, v in config.items() if isinstance(v, Mapping) and "epochs" in v]
@@ -92,6 +99,13 @@ def check(config: Mapping[str, Any]) -> None:
         good = isinstance(seed, int) and 0 <= seed < 2**31
         _require(good, f"config.seeds: {seed!r} is not a whole number from 0 to 2**31 - 1")
     data = config["data"]
+    for field in sorted(_DATA_FIELDS - data.keys()):
+        raise InputError(f"config.data.{field} is missing in the config file")
+    for field in data.keys() - _DATA_FIELDS - {"synthetic"}:
+        _unknown("config.data", field, _DATA_FIELDS)
+    known = set(inspect.signature(synthetic.draw).parameters)
+    for field in data.get("synthetic", {}).keys() - known:
+        _unknown("config.data.synthetic", field, known)
     _choice("config.data.source", data["source"], source.SOURCES)
     _choice("config.data.split", data["split"], splits.KINDS)
     _choice("config.data.class_weights", data["class_weights"], source.CLASS_WEIGHTS)
@@ -104,19 +118,23 @@ def check(config: Mapping[str, Any]) -> None:
 
 def _check_network(where: str, section: Mapping[str, Any]) -> None:
     fields = _FUSION_FIELDS if models.is_fusion(section) else _NETWORK_FIELDS | {"model"}
-    for field in fields - section.keys():
+    for field in sorted(fields - section.keys()):
         raise InputError(f"{where}.{field} is missing in the config file")
     for field in section.keys() - fields:
         _unknown(where, field, fields)
     schedule = section["schedule"]
     _choice(f"{where}.schedule.kind", schedule["kind"], SCHEDULES)
-    for field in _SCHEDULE_FIELDS[schedule["kind"]] - schedule.keys():
+    for field in sorted(_SCHEDULE_FIELDS[schedule["kind"]] - schedule.keys()):
         raise InputError(
             f"{where}.schedule.{field} is missing, which kind {schedule['kind']!r} needs: "
             "change the schedule in the config file"
         )
     for field in ("epochs", "batch_size"):
         _require(section[field] >= 1, f"{where}.{field} is {section[field]}: at least 1")
+    factor = schedule.get("factor", 0.5)
+    _require(0 < factor < 1, f"{where}.schedule.factor is {factor}: between 0 and 1")
+    patience = schedule.get("patience", 1)
+    _require(patience >= 1, f"{where}.schedule.patience is {patience}: at least 1")
     rate = section["learning_rate"]
     _require(0 < rate < float("inf"), f"{where}.learning_rate is {rate}: a number above 0")
 

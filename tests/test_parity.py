@@ -6,11 +6,11 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import keras
-import keras_networks
 import numpy as np
 import pytest
 from keras.src.layers.normalization import batch_normalization
 
+import keras_networks
 from configs import paper
 from fermm import models
 from fermm.train import loop, optimizer, partition, steps
@@ -73,7 +73,7 @@ def our_arguments(name, dtype, dropout):
     return {"image": {"dtype": dtype}, "landmarks": {"dtype": dtype, "dropout": dropout}}[name]
 
 
-def our_network(name, dtype="float32", dropout=0.0, frozen=("image", "landmarks")):
+def our_network(name, dtype="float32", dropout=0.0):
     section = CONFIG[name]
     specs = {
         part: {
@@ -85,7 +85,7 @@ def our_network(name, dtype="float32", dropout=0.0, frozen=("image", "landmarks"
     if name in specs:
         return models.build(specs[name])
     spec = {"head": section["head"], "arguments": section["arguments"], **specs}
-    return models.build(spec, frozen=frozen)
+    return models.build(spec, trained={"head/logits/kernel"})
 
 
 def our_variables(name, models):

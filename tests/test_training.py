@@ -84,7 +84,7 @@ def make_task(tmp_path, spec, patterns, epochs=1, count=45):
     return loop.Task(
         name="network",
         seed=0,
-        module=models.build(spec, frozen_norm=not any("norm/" in path for path in trained)),
+        module=models.build(spec, trained),
         method="__call__",
         variables=dict(variables),
         trained=trained,
@@ -171,7 +171,7 @@ def test_only_trained_parameters_have_gradients_and_optimiser_state():
         "arguments": config["feature_fusion"]["arguments"],
         **{p: {"model": config[p]["model"], "arguments": {}} for p in ("image", "landmarks")},
     }
-    module = models.build(spec, frozen=("image", "landmarks"))
+    module = models.build(spec, trained={"head/logits/kernel"})
     inputs = {
         "images": np.zeros((2, 48, 48), np.uint8),
         "landmarks": np.zeros((2, 68, 2), np.float32),
@@ -386,6 +386,7 @@ def test_running_statistics_stay_where_normalisation_is_not_trained(finished, tm
         ({"image__schedule__kind": "plateau"}, "config.image.schedule.* is missing, which kind"),
         ({"image__epochs": 0}, "config.image.epochs is 0: at least 1"),
         ({"image__learning_rate": -1.0}, "config.image.learning_rate is -1.0: a number above 0"),
+        ({"image__schedule__factor": 0.0}, "config.image.schedule.factor is 0.0: between 0 and 1"),
         ({"data__source": "fer2013"}, "other config|config.data.source is synthetic there"),
     ],
 )
@@ -399,9 +400,9 @@ def test_a_config_that_makes_no_sense_is_refused(finished, changes, message):
 def test_other_data_in_the_same_run_directory_is_refused(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     data = json.loads((finished / "data.json").read_text())
-    data["origin"] = "something else"
+    data["faces"] = "something else"
     (tmp_path / "run" / "data.json").write_text(json.dumps(data))
-    with pytest.raises(InputError, match="begun with other data: origin is something else there"):
+    with pytest.raises(InputError, match="begun with other data: faces is something else there"):
         experiment.run(small_config(), tmp_path / "run")
 
 
@@ -430,6 +431,38 @@ def test_parts_trained_on_another_split_of_the_same_faces_are_refused(finished, 
     )
     with pytest.raises(InputError, match=r"trained on the split 'paper' \(seed 0\), so faces of"):
         experiment.run(config, tmp_path / "a")
+
+
+def test_a_part_that_is_not_trained_to_its_end_is_refused(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "half")
+    checkpoints = tmp_path / "half" / "landmarks" / "seed_0" / "checkpoints"
+    for kept in checkpoint.epochs(checkpoints):
+        file = checkpoints / str(kept) / "meta" / "metadata"
+        meta = json.loads(file.read_text())
+        meta["config"]["landmarks"]["epochs"] = 3
+        file.write_text(json.dumps(meta))
+    config = small_config(
+        networks=("decision_fusion",), decision_fusion__start_from=str(tmp_path / "half")
+    )
+    with pytest.raises(InputError, match="no trained landmarks network for decision_fusion"):
+        experiment.run(config, tmp_path / "run")
+
+
+def test_a_fusion_does_not_go_on_with_other_parts(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    where = tmp_path / "run" / "decision_fusion" / "seed_0"
+    (where / "predictions_test.npz").unlink()
+    for kept in checkpoint.epochs(where / "checkpoints"):  # as if stopped after the first epoch
+        file = where / "checkpoints" / str(kept) / "meta" / "metadata"
+        meta = json.loads(file.read_text())
+        meta["history"] = meta["history"][:1]
+        file.write_text(json.dumps(meta))
+    other = tmp_path / "other"
+    shutil.rmtree(tmp_path / "run" / "landmarks")
+    experiment.run(small_config(networks=("landmarks",), seeds=(1,)), other)
+    shutil.copytree(other / "landmarks" / "seed_1", tmp_path / "run" / "landmarks" / "seed_0")
+    with pytest.raises(InputError, match="was trained on other frozen networks than those that"):
+        experiment.run(small_config(networks=("image", "decision_fusion")), tmp_path / "run")
 
 
 def test_a_damaged_checkpoint_is_named(finished, tmp_path):

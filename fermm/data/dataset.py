@@ -37,21 +37,10 @@ def is_landmark_file(landmarks: str) -> bool:
     return landmarks.lower().endswith(".csv")
 
 
-def identify(
-    path: str | os.PathLike[str],
-    landmarks: str = "paper",
-    predictor: str | os.PathLike[str] | None = None,
+def _identify(
+    path: str | os.PathLike[str], landmarks: str, predictor: str | os.PathLike[str] | None
 ) -> str:
-    """What tells this data from other: the content of the source, and how landmarks are found.
-
-    Args:
-        path: As `prepare` takes it.
-        landmarks: As `prepare` takes it.
-        predictor: As `prepare` takes it.
-
-    Raises:
-        InputError: a file cannot be read, or the method is unknown.
-    """
+    """The name of this data's directory: the source's content, and how landmarks are found."""
     if is_landmark_file(landmarks):
         origin = f"csv-{_digest(landmarks)[:16]}"
     else:
@@ -92,7 +81,7 @@ def prepare(
     """
     from fermm.data import tfds_builder
 
-    identity = identify(path, landmarks, predictor)
+    identity = _identify(path, landmarks, predictor)
     root = pathlib.Path(cache_dir).expanduser()
     builder = tfds_builder.Fer2013Landmarks
     directory = root / builder.name / identity / str(builder.VERSION)

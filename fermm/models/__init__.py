@@ -1,4 +1,4 @@
-"""The networks, as pure Flax modules; the only importers of `flax.linen`.
+"""The networks, as pure Flax modules; layers are defined nowhere else.
 
 Every network has two halves: `encode` (inputs -> embedding, the expensive one) and `classify`
 (embedding -> `Outputs`). What a fusion trains on frozen networks needs only the second half, so

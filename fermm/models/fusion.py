@@ -36,7 +36,7 @@ class Fusion(nn.Module):
     image: nn.Module
     landmarks: nn.Module
     head: nn.Module
-    frozen: tuple[str, ...] = MODALITIES
+    frozen: tuple[str, ...] = ()
 
     def encode(
         self, inputs: Inputs, *, train: bool, mask: jax.Array | None = None

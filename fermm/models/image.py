@@ -15,7 +15,7 @@ from fermm.models.types import Inputs, Outputs
 class ImageNetwork(nn.Module):
     """Three 2x2 convolutions with max-pooling, two dense layers, a decision.
 
-    With the paper's sizes it has 13,126,455 parameters, nearly all in `hidden/kernel`.
+    With the paper's sizes it has 13,126,455 parameters, nearly all in `dense1/kernel`.
 
     Attributes:
         filters: the channels of the three convolutions.

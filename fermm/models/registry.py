@@ -6,7 +6,7 @@ A spec says how to build a network, in types that JSON has:
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import flax.linen as nn
@@ -47,22 +47,29 @@ def is_fusion(spec: Spec) -> bool:
     return "head" in spec
 
 
-def build(spec: Spec, *, frozen: tuple[str, ...] = (), frozen_norm: bool = False) -> nn.Module:
+def build(spec: Spec, trained: Collection[str] | None = None) -> nn.Module:
     """The network that `spec` describes.
 
     Args:
         spec: see the module's docstring.
-        frozen: for a fusion, the parts that pass no gradient.
-        frozen_norm: build batch normalisation that only uses its running statistics.
+        trained: paths of the parameters that will be trained, None for all. A part of a fusion of
+            which none is trained passes no gradient; batch normalisation (a layer named `norm`) of
+            which none is trained only uses its running statistics, as in Keras.
 
     Raises:
         InputError: a name that nothing registered, or arguments that the network does not have.
     """
     if not is_fusion(spec):
+        frozen_norm = trained is not None and not any("norm" in p.split("/") for p in trained)
         return _construct(_NETWORKS, "model", spec, frozen_norm=frozen_norm)
     from fermm.models.fusion import MODALITIES, Fusion
 
-    image, landmarks = (build(spec[name], frozen_norm=frozen_norm) for name in MODALITIES)
+    below: dict[str, Collection[str] | None] = dict.fromkeys(MODALITIES)
+    if trained is not None:
+        for part in MODALITIES:
+            below[part] = [p for p in trained if p.startswith(f"{part}/")]
+    frozen = tuple(part for part in MODALITIES if below[part] == [])
+    image, landmarks = (build(spec[part], below[part]) for part in MODALITIES)
     return Fusion(image, landmarks, _construct(_HEADS, "head", spec), frozen=frozen)
 
 

@@ -99,7 +99,7 @@ def locate(path: Path, which: str = "last") -> Path:
 
     Args:
         path: the directory.
-        which: "last", or "best" (lowest validation loss; the earliest if several have it).
+        which: "last", or "best" (lowest validation loss).
 
     Raises:
         InputError: there is none.

@@ -109,9 +109,10 @@ def fit(task: Task) -> tuple[dict[str, Any], list[dict[str, float]]]:
         saved = checkpoint.read(where, training=True)
         checkpoint.check_tree(task.variables, saved.variables, str(where))
         history = saved.meta["history"]
+        write_history(task.directory / "history.csv", history)
         if len(history) >= epochs:
             return saved.variables, history
-        state = _restore(state, saved, task.trained, where)
+        state = _restore(state, saved, frozen, task.trained, where)
         print(f"{label}: goes on after epoch {len(history)} of {epochs}", flush=True)
 
     train_steps = steps.make_train_steps(
@@ -162,6 +163,11 @@ def fit(task: Task) -> tuple[dict[str, Any], list[dict[str, float]]]:
                 "batch_stats": state.statistics,
             }
             val_loss, val_accuracy = figures(forward(variables, validation.inputs), validation)
+            if not math.isfinite(val_loss):
+                raise InputError(
+                    f"{label}: the validation loss is {val_loss} after epoch {epoch + 1}; "
+                    f"a lower config.{task.name}.learning_rate may help."
+                )
             state = state._replace(optimizer=optim.end_epoch(state.optimizer, val_loss))
             row = {
                 "epoch": epoch + 1,
@@ -222,11 +228,20 @@ def _training(state: steps.State) -> dict[str, Any]:
 
 
 def _restore(
-    state: steps.State, saved: checkpoint.Checkpoint, trained: frozenset[str], where: Path
+    state: steps.State,
+    saved: checkpoint.Checkpoint,
+    frozen: Mapping[str, Any],
+    trained: frozenset[str],
+    where: Path,
 ) -> steps.State:
     assert saved.training is not None
     checkpoint.check_tree(_training(state), saved.training, str(where))
-    params, _ = partition.split(saved.variables["params"], trained)
+    params, frozen_then = partition.split(saved.variables["params"], trained)
+    if not all(jax.tree.leaves(jax.tree.map(np.array_equal, frozen_then, dict(frozen)))):
+        raise InputError(
+            f"{where}: was trained on other frozen networks than those that are there now; "
+            "choose another --workdir to train it on these"
+        )
     return jax.tree.map(
         jnp.asarray,
         state._replace(
