@@ -237,10 +237,18 @@ def _initialise(
 
     module = models.build(spec)
     inputs = {k: getattr(source.faces, k)[:1] for k in module.inputs}
-    variables = dict(module.init(loop.key_for(seed, name, "initialisation"), inputs))
+
+    @jax.jit  # which leaves out all but the random numbers that are asked for
+    def initialise(key: jax.Array) -> dict[str, Any]:
+        return {
+            collection: {k: v for k, v in tree.items() if k not in parts}
+            for collection, tree in module.init(key, inputs).items()
+        }
+
+    variables = initialise(loop.key_for(seed, name, "initialisation"))
     for part, network in parts.items():
         for collection, tree in network.variables.items():
-            variables[collection] = {**variables[collection], part: tree}
+            variables[collection][part] = tree
 
     trained = partition.trained_paths(variables["params"], section["trainable"])
     module = models.build(spec, trained)

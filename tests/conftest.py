@@ -1,11 +1,17 @@
 """Settings for all tests: strict promotion, and nothing outside the test's own directory."""
 
 import os
+import pathlib
 
 os.environ["KERAS_BACKEND"] = "jax"  # before anything imports Keras
+# Most of the suite's time is XLA compiling the same few programs in test after test. Kept with
+# pytest's own cache; programs are found again by their content, so nothing in it can be stale.
+_CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -61,7 +61,7 @@ def test_a_part_layer_shares_its_weights_between_points():
     """Swapping two points of a part permutes its features and nothing else."""
     module = models.build(spec_of("landmarks"))
     data = inputs()
-    variables = module.init(jax.random.key(0), data)
+    variables = jax.jit(module.init)(jax.random.key(0), data)
     swapped = data["landmarks"][:, [*range(17, 19), 0]]
     bound = module.bind(variables)
     expected = bound.jaw(data["landmarks"])[:, [*range(17, 19), 0]]
@@ -117,7 +117,7 @@ def test_pooling_has_no_other_stride():
 def test_batch_statistics_leave_masked_rows_out():
     module = models.build(spec_of("landmarks"))
     data = inputs(8)
-    variables = module.init(jax.random.key(0), data)
+    variables = jax.jit(module.init)(jax.random.key(0), data)
     rngs = {"dropout": jax.random.key(1)}
 
     def train(rows, mask):
@@ -154,7 +154,7 @@ def test_batch_statistics_leave_masked_rows_out():
 def test_a_frozen_landmark_network_keeps_dropout_and_running_statistics():
     module = models.build(spec_of("feature_fusion"), trained={"head/logits/kernel"})
     data = inputs()
-    variables = module.init(jax.random.key(0), data)
+    variables = jax.jit(module.init)(jax.random.key(0), data)
 
     def logits(seed, train):
         out, changed = module.apply(
