@@ -27,7 +27,7 @@ class Network(NamedTuple):
     """A network with the variables it has.
 
     Attributes:
-        spec: how to build it, see `fermm.models.registry`.
+        spec: how to build it, see `fermm.models.building`.
         module: the network.
         variables: {"params": ..., "batch_stats": ...}.
         parts: for a fusion whose parts are frozen, these by name; else empty.
@@ -90,6 +90,8 @@ def _in_order(config: Mapping[str, Any]) -> list[str]:
 def _describe(source: Source) -> None:
     sizes = ", ".join(f"{len(rows)} {name}" for name, rows in source.splits.items())
     print(f"{len(source.faces)} {source.title}: {sizes}", flush=True)
+    if source.note:
+        print(f"note: {source.note}", flush=True)
 
 
 def _part_directory(config: Mapping[str, Any], workdir: Path, fusion: str, part: str) -> Path:

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fermm.data import dataset, splits, synthetic
-from fermm.data.faces import Faces
+from fermm.data.faces import UNKNOWN_USAGE, Faces
 from fermm.errors import InputError
 
+FER2013_FACES = 35_887
 SOURCES = ("fer2013", "synthetic")
 CLASS_WEIGHTS = ("pooled", "train", "none")
 
@@ -22,6 +23,7 @@ class Source(NamedTuple):
         splits: "train", "validation", "test" -> int64 indices into `faces`.
         class_weights: float64 (7,).
         title: what the faces are, for captions.
+        note: what a user should know of this split, or "".
         identity: what tells this data and split from others, JSON types: "faces" and "landmarks"
             are digests of the arrays, the same whatever form of file they came in.
     """
@@ -30,6 +32,7 @@ class Source(NamedTuple):
     splits: dict[str, np.ndarray]
     class_weights: np.ndarray
     title: str
+    note: str
     identity: dict[str, Any]
 
 
@@ -69,7 +72,20 @@ def load(config: Mapping[str, Any]) -> Source:
         "split_seed": config["split_seed"],
         "sizes": {name: len(rows) for name, rows in parts.items()},
     }
-    return Source(faces, parts, _class_weights(config, faces, parts), title, identity)
+    note = _note(faces) if (source, config["split"]) == ("fer2013", "paper") else ""
+    return Source(faces, parts, _class_weights(config, faces, parts), title, note, identity)
+
+
+def _note(faces: Faces) -> str:
+    """In what the rows of the split "paper" are not the paper's."""
+    if len(faces) != FER2013_FACES:
+        return f"{len(faces)} faces, not the {FER2013_FACES} of FER2013: not the paper's split"
+    if (faces.usage == UNKNOWN_USAGE).any():
+        return (
+            "the names of the files do not tell their place in FER2013 (as Training_123.png does), "
+            "so the rows of this split differ from the paper's"
+        )
+    return ""
 
 
 def _digest(*arrays: np.ndarray | None) -> str:

@@ -5,10 +5,11 @@ Every network has two halves: `encode` (inputs -> embedding, the expensive one) 
 the first may be computed once.
 """
 
+from fermm.models.building import build, is_fusion
 from fermm.models.fusion import DecisionHead, FeatureHead, Fusion
 from fermm.models.image import ImageNetwork
 from fermm.models.landmarks import LandmarkNetwork
-from fermm.models.registry import build, is_fusion, register, register_head
+from fermm.models.registry import register, register_head
 from fermm.models.types import Inputs, Outputs
 
 __all__ = [

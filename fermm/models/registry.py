@@ -1,23 +1,14 @@
-"""Networks and heads by name, so that a config or a checkpoint can name them.
+"""Networks and heads by name, so that a config or a checkpoint can name them."""
 
-A spec says how to build a network, in types that JSON has:
-`{"model": "nn1", "arguments": {...}}`, or, for a fusion,
-`{"head": "decision", "arguments": {...}, "image": spec, "landmarks": spec}`.
-"""
-
-import difflib
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import flax.linen as nn
 
-from fermm.errors import InputError
-
-Spec = Mapping[str, Any]
 T = TypeVar("T", bound=type[nn.Module])
 
-_NETWORKS: dict[str, type[nn.Module]] = {}
-_HEADS: dict[str, type[nn.Module]] = {}
+NETWORKS: dict[str, type[nn.Module]] = {}
+HEADS: dict[str, type[nn.Module]] = {}
 
 
 def register(name: str) -> Callable[[T], T]:
@@ -25,12 +16,12 @@ def register(name: str) -> Callable[[T], T]:
 
     The class has `inputs`, and the methods `encode`, `classify` and `__call__` of `ImageNetwork`.
     """
-    return lambda cls: _register(_NETWORKS, name, cls)
+    return lambda cls: _register(NETWORKS, name, cls)
 
 
 def register_head(name: str) -> Callable[[T], T]:
     """Class decorator: `config.<network>.head = name` builds a fusion with this head."""
-    return lambda cls: _register(_HEADS, name, cls)
+    return lambda cls: _register(HEADS, name, cls)
 
 
 def _register(registry: dict[str, type[nn.Module]], name: str, cls: T) -> T:
@@ -40,58 +31,3 @@ def _register(registry: dict[str, type[nn.Module]], name: str, cls: T) -> T:
         raise ValueError(f"{name!r} is already registered, by {known.__qualname__}")
     registry[name] = cls
     return cls
-
-
-def is_fusion(spec: Spec) -> bool:
-    """Whether the spec, or a network's config section, describes a fusion."""
-    return "head" in spec
-
-
-def build(spec: Spec, trained: Collection[str] | None = None) -> nn.Module:
-    """The network that `spec` describes.
-
-    Args:
-        spec: see the module's docstring.
-        trained: paths of the parameters that will be trained, None for all. A part of a fusion of
-            which none is trained passes no gradient; batch normalisation (a layer named `norm`) of
-            which none is trained only uses its running statistics, as in Keras.
-
-    Raises:
-        InputError: a name that nothing registered, or arguments that the network does not have.
-    """
-    if not is_fusion(spec):
-        frozen_norm = trained is not None and not any("norm" in p.split("/") for p in trained)
-        return _construct(_NETWORKS, "model", spec, frozen_norm=frozen_norm)
-    from fermm.models.fusion import MODALITIES, Fusion
-
-    below: dict[str, Collection[str] | None] = dict.fromkeys(MODALITIES)
-    if trained is not None:
-        for part in MODALITIES:
-            below[part] = [p for p in trained if p.startswith(f"{part}/")]
-    frozen = tuple(part for part in MODALITIES if below[part] == [])
-    image, landmarks = (build(spec[part], below[part]) for part in MODALITIES)
-    return Fusion(image, landmarks, _construct(_HEADS, "head", spec), frozen=frozen)
-
-
-def _construct(
-    registry: dict[str, type[nn.Module]], key: str, spec: Spec, frozen_norm: bool = False
-) -> nn.Module:
-    name = spec[key]
-    if name not in registry:
-        near = difflib.get_close_matches(name, registry, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise InputError(
-            f"{key} {name!r} is not registered (known: {', '.join(sorted(registry))}).{hint} "
-            f"If it is your own, import the module that registers it first."
-        )
-    cls = registry[name]
-    known = {field for field in cls.__dataclass_fields__ if field not in ("parent", "name")}
-    arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in spec["arguments"].items()}
-    for argument in arguments:
-        if argument not in known:
-            raise InputError(
-                f"{key} {name!r} has no argument {argument!r}; it has {', '.join(sorted(known))}."
-            )
-    if frozen_norm and "frozen_norm" in known:
-        arguments["frozen_norm"] = True
-    return cls(**arguments)
