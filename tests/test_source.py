@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from configs import paper, synthetic
 from fermm.data import source
 from fermm.data.faces import UNKNOWN_USAGE, Faces
