@@ -76,7 +76,7 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str,
     settings.write_json(workdir / "metrics.json", result)
     _draw(config, workdir, source)
     rows_of_the_paper = config["data"]["split"] == "paper" and config["data"]["split_seed"] == 0
-    paper = source.title == "FER2013" and rows_of_the_paper
+    paper = source.title == "FER2013" and rows_of_the_paper and not source.note
     print("\n" + table.table_2(result, data=source.title, paper=paper))
     print(f"\nEverything is in {workdir}; the figures in {workdir / 'figures'}.", flush=True)
     return result

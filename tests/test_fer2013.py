@@ -400,6 +400,7 @@ def test_bad_picture(tmp_path, data, message):
 
 # Names of pictures, and the message after the path.
 BAD_FOLDERS = {
+    "empty folder": ([], f": {NO_PICTURE}; it holds nothing. {FORMS}"),
     "no split": (["faces/x.png"], f": {NO_PICTURE}; it holds: 'faces'. {FORMS}"),
     "no emotion": (
         ["train/x.png"],
@@ -430,6 +431,7 @@ BAD_FOLDERS = {
 @pytest.mark.parametrize(("names", "message"), BAD_FOLDERS.values(), ids=BAD_FOLDERS)
 def test_bad_folders(tmp_path, names, message):
     root = tmp_path / "root"
+    root.mkdir()
     for name in names:
         (root / name).parent.mkdir(parents=True)
         (root / name).write_bytes(GREY)

@@ -294,7 +294,7 @@ def _list_pictures(path: pathlib.Path, members: Iterable[str], top: list[str]) -
         raise _error(
             path,
             f"has no picture ({', '.join(_SUFFIXES)}) in train/<emotion>/ or test/<emotion>/; it "
-            f"holds: {_quote(', '.join(top))}. {_FORMS}",
+            f"holds{': ' + _quote(', '.join(top)) if top else ' nothing'}. {_FORMS}",
         )
     if len(roots) > 1:
         found = _quote(", ".join(sorted(roots)))
