@@ -1,7 +1,7 @@
 """Trains and compares networks that recognise emotions, as a config says.
 
-Without arguments: the four networks of the paper, made small, on drawn (synthetic) faces, in about
-a minute. Called again with the same --workdir, it goes on where it stopped.
+Without arguments: the four networks of the paper, made small, on drawn (synthetic) faces, in a
+minute or two. Called again with the same --workdir, it goes on where it stopped.
 
   uv run launch.py
   uv run launch.py --config configs/paper.py --config.data.path fer2013.csv --workdir runs/paper

@@ -1,8 +1,12 @@
 """Four small networks on drawn (synthetic) faces: what `launch.py` does without arguments.
 
-Reproduces nothing: it shows the whole way in about a minute, without any download.
+Reproduces nothing: it shows the whole way without any download. Nothing measured on drawn faces
+says anything about real ones.
 
     uv run launch.py
+
+Expect (seed 0, test accuracy in percent): image 63.0, landmarks 55.1, fusion of decisions 69.7,
+fusion of features 70.4; 90 s on two cores without a GPU, the setting up of an environment included.
 """
 
 from ml_collections import ConfigDict
