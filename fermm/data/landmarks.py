@@ -128,7 +128,7 @@ def find_predictor(path: str | os.PathLike[str] | None = None) -> pathlib.Path:
         if not found.is_file():
             raise InputError(
                 f"{found}: no such file: give the path of {PREDICTOR_FILE} in "
-                "config.data.predictor, or leave it None to use the extra `landmarks`"
+                "config.data.predictor, or leave it out to use that of the extra `landmarks`"
             )
         return found
     # Importing the package would need pkg_resources, which setuptools 81 and newer lack.
