@@ -151,8 +151,8 @@ def test_a_missing_predictor_is_refused(tmp_path, monkeypatch):
         landmarks.extract(blobs(1), predictor=tmp_path / "none.dat")
     assert str(caught.value) == (
         f"{tmp_path}/none.dat: no such file: give the path of "
-        "shape_predictor_68_face_landmarks.dat in config.data.predictor, or leave it out to use that of "
-        "the extra `landmarks`"
+        "shape_predictor_68_face_landmarks.dat in config.data.predictor, or leave it out to use "
+        "that of the extra `landmarks`"
     )
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError) as caught:

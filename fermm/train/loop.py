@@ -243,7 +243,7 @@ def _restore(
             "choose another --workdir to train it on these"
         )
     return jax.tree.map(
-        jnp.asarray,
+        jnp.array,  # copies, as above
         state._replace(
             step=saved.training["step"],
             params=params,
