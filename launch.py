@@ -20,7 +20,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -35,11 +35,11 @@ _HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
 
 def main(argv: list[str]) -> None:
     """Runs the experiment; `argv` is what is left after the flags."""
+    if len(argv) > 1:
+        _fail(f"unknown argument {argv[1]!r}; fields are set as --config.FIELD=VALUE, see --help")
     from fermm import experiment
     from fermm.errors import InputError
 
-    if len(argv) > 1:
-        _fail(f"unknown argument {argv[1]!r}; fields are set as --config.FIELD=VALUE, see --help")
     logging.set_verbosity(logging.ERROR)  # orbax tells much that is of no use here
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     try:
@@ -103,7 +103,7 @@ def _print_help() -> None:
         print(f"  config.{path} = {value!r}\n      {settings.explain(path)}")
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     print(f"launch.py: {message}", file=sys.stderr)
     sys.exit(1)
 

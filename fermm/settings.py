@@ -48,17 +48,13 @@ FIELDS = {
 
 
 def explain(path: str) -> str:
-    """What the field `path` of a config means, e.g. "image.schedule.kind".
-
-    Raises:
-        KeyError: no entry of FIELDS is about it.
-    """
+    """What the field `path` of a config means, e.g. "image.schedule.kind"."""
     rest = path.partition(".")[2]
     for field in (path, f"<network>.{rest}"):
         for candidate in (field, f"{field}.*", f"{field.rpartition('.')[0]}.*"):
             if candidate in FIELDS:
                 return FIELDS[candidate]
-    raise KeyError(path)
+    return "a field of this config's own, which fermm does not use"
 
 
 _SCHEDULE_FIELDS = {
@@ -111,6 +107,7 @@ def check(config: Mapping[str, Any]) -> None:
     _choice("config.data.class_weights", data["class_weights"], source.CLASS_WEIGHTS)
     if not dataset.is_landmark_file(data["landmarks"]):
         _choice("config.data.landmarks", data["landmarks"], METHODS)
+    _require("splits" in config["evaluate"], "config.evaluate.splits is missing in the config file")
     _require(len(config["evaluate"]["splits"]) > 0, "config.evaluate.splits is empty")
     for name in config["evaluate"]["splits"]:
         _choice("config.evaluate.splits", name, splits.NAMES)
@@ -123,6 +120,11 @@ def _check_network(where: str, section: Mapping[str, Any]) -> None:
     for field in section.keys() - fields:
         _unknown(where, field, fields)
     schedule = section["schedule"]
+    _require("kind" in schedule, f"{where}.schedule.kind is missing in the config file")
+    # Fields of another kind may stay when the kind is overridden; those of none are slips.
+    known = set().union(*_SCHEDULE_FIELDS.values())
+    for field in schedule.keys() - known:
+        _unknown(f"{where}.schedule", field, known)
     _choice(f"{where}.schedule.kind", schedule["kind"], SCHEDULES)
     for field in sorted(_SCHEDULE_FIELDS[schedule["kind"]] - schedule.keys()):
         raise InputError(
@@ -164,7 +166,8 @@ def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
     file = workdir / "config.json"
     if file.is_file():
         for path, there, now in _differences(_read_json(file), json.loads(json.dumps(config))):
-            if not path.startswith(_MAY_DIFFER):
+            new_section = there is None and "." not in path  # of a network added since
+            if not new_section and not path.startswith(_MAY_DIFFER):
                 raise InputError(
                     f"{workdir}: a run with another config: config.{path} is {there} there and "
                     f"{now} now; choose another --workdir, or the same config"
@@ -225,6 +228,6 @@ def _differences(a: Any, b: Any, path: str = "") -> Iterator[tuple[str, Any, Any
     if isinstance(a, dict) and isinstance(b, dict):
         for key in [*a, *(k for k in b if k not in a)]:
             below = f"{path}.{key}" if path else key
-            yield from _differences(a.get(key, "nothing"), b.get(key, "nothing"), below)
+            yield from _differences(a.get(key), b.get(key), below)
     elif a != b:
         yield path, a, b

@@ -172,6 +172,7 @@ def test_every_field_of_the_shipped_configs_is_explained(config):
             else:
                 yield f"{prefix}{key}"
 
+    assert "which fermm does not use" in settings.explain("note")
     explanations = {path: settings.explain(path) for path in paths(config.get_config().to_dict())}
     assert explanations["image.epochs"] == settings.FIELDS["<network>.epochs"]
     assert explanations["image.arguments.filters"] == settings.FIELDS["<network>.arguments.*"]

@@ -326,6 +326,17 @@ def test_a_seed_can_be_added(finished, tmp_path):
     assert len(result["landmarks"]["test"]["accuracy"]) == 2
 
 
+def test_a_network_with_a_section_of_its_own_can_be_added(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    config = small_config()
+    config["other_fusion"] = config["decision_fusion"] | {"learning_rate": 1e-4}
+    config["networks"] = ("decision_fusion", "other_fusion")
+    result = experiment.run(config, tmp_path / "run")
+    assert list(result) == ["decision_fusion", "other_fusion"]
+    before = json.loads((finished / "metrics.json").read_text())
+    assert result["decision_fusion"] == before["decision_fusion"]
+
+
 def test_fine_tuning_trains_what_the_patterns_name(finished, tmp_path):
     config = small_config(
         networks=("feature_fusion",),
@@ -386,8 +397,15 @@ def test_running_statistics_stay_where_normalisation_is_not_trained(finished, tm
         ({"image__schedule__kind": "plateau"}, "config.image.schedule.* is missing, which kind"),
         ({"image__epochs": 0}, "config.image.epochs is 0: at least 1"),
         ({"image__learning_rate": -1.0}, "config.image.learning_rate is -1.0: a number above 0"),
+        ({"image__schedule": {"factor": 0.2}}, "config.image.schedule.kind is missing"),
+        (
+            {"image__schedule": {"kind": "constant", "patiense": 3}},
+            "config.image.schedule: 'patiense' is unknown; .* mean 'patience'",
+        ),
+        ({"evaluate": {}}, "config.evaluate.splits is missing in the config file"),
+        ({"data__synthetic": {"cuont": 3}}, "config.data.synthetic: 'cuont' .* mean 'count'"),
         ({"image__schedule__factor": 0.0}, "config.image.schedule.factor is 0.0: between 0 and 1"),
-        ({"data__source": "fer2013"}, "other config|config.data.source is synthetic there"),
+        ({"data__source": "fer2013"}, "config.data.source is synthetic there and fer2013 now"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(finished, changes, message):

@@ -2,7 +2,8 @@
 
 A prepared data set lies in `CACHE_DIR/fer2013_landmarks/IDENTITY/VERSION`, where IDENTITY names the
 content of the source and how the landmarks came about: another source, method or predictor is
-another directory, and nothing is ever out of date. TFDS writes aside and renames, so that the
+another directory. (The predictor that is taken where none is given is not part of the name: it is
+one published file.) TFDS writes aside and renames, so that the
 directory exists only complete.
 """
 

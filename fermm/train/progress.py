@@ -1,7 +1,6 @@
 """What a run says while it trains: a bar on a terminal, plain lines everywhere."""
 
 import sys
-from types import TracebackType
 
 import tqdm
 
@@ -26,12 +25,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def update(self, steps: int, **figures: float) -> None:

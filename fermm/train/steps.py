@@ -171,7 +171,7 @@ def make_forward(module: nn.Module, method: str = "__call__") -> Callable[[Any, 
         method: "__call__" or "classify", for outputs; "encode", for embeddings.
 
     Returns:
-        `forward(variables, inputs) -> outputs` for inputs with any number N of samples; NumPy
+        `forward(variables, inputs) -> outputs`, for any number N of samples; outputs are NumPy
         arrays (N, ...). It compiles once for each N below, and once for all above the batch size.
     """
 
@@ -181,6 +181,7 @@ def make_forward(module: nn.Module, method: str = "__call__") -> Callable[[Any, 
         return module.apply(variables, part, train=False, method=method)
 
     def forward(variables: Any, inputs: Any) -> Any:
+        variables, inputs = jax.device_put((variables, inputs))  # once, not with every batch
         count = len(jax.tree.leaves(inputs)[0])
         size = min(count, EVALUATION_BATCH)
         outputs = []
