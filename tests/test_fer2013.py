@@ -106,6 +106,9 @@ ICML = csv_text(draw(), order=("emotion", "Usage", "pixels"), separator=", ")
         pytest.param(KAGGLE.encode("utf-8-sig"), id="bom"),
         pytest.param(KAGGLE.rstrip("\n").encode(), id="no final newline"),
         pytest.param(KAGGLE.encode() + b"\n\r\n \n\n", id="blank lines"),
+        pytest.param(KAGGLE.replace("\n", "\n \r\n\n").encode(), id="blank lines between"),
+        pytest.param(KAGGLE.replace(" 7 ", " 007 ").encode(), id="leading zeros"),
+        pytest.param(KAGGLE.replace(" 7 ", f" {'0' * 50}7 ").encode(), id="long numbers"),
         pytest.param(
             KAGGLE.replace("\n", ",note\n").replace("note", "extra", 1).encode(), id="extra column"
         ),
@@ -118,6 +121,17 @@ def test_csv_forms(tmp_path, content):
     assert_faces(fer2013.read(str(path)), draw())
 
 
+@pytest.mark.parametrize("lines", [1, 3, 20, 21])
+@pytest.mark.parametrize("buffer", [16, 9000])
+def test_csv_blocks(tmp_path, monkeypatch, lines, buffer):
+    monkeypatch.setattr(fer2013, "_LINES_PER_BLOCK", lines)
+    monkeypatch.setattr(fer2013, "_BUFFER", buffer)  # rows straddle what is read at once
+    path = tmp_path / "faces.csv"
+    for content in (KAGGLE, KAGGLE.rstrip("\n"), ICML.replace("\n", "\r\n\n\n")):
+        path.write_bytes(content.encode())
+        assert_faces(fer2013.read(path), draw())
+
+
 def test_csv_rows_keep_their_order(tmp_path):
     images, labels, usage = draw()
     faces = images, labels, usage[::-1]
@@ -127,7 +141,7 @@ def test_csv_rows_keep_their_order(tmp_path):
 
 
 def test_csv_progress_is_in_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(fer2013, "_ROWS_PER_REPORT", 8)
+    monkeypatch.setattr(fer2013, "_LINES_PER_BLOCK", 8)
     path = tmp_path / "faces.csv"
     path.write_text(KAGGLE)
     calls = []
@@ -266,6 +280,78 @@ def test_bad_row_far_down(tmp_path):
     path = tmp_path / "bad.csv"
     path.write_bytes(HEADER + row() * 700 + row(emotion="8"))
     assert refusal(path).startswith(f"{path}, line 702 (row 701): emotion is '8'")
+
+
+@pytest.mark.parametrize("lines", [1, 4, 32])
+def test_first_bad_row_is_named(tmp_path, monkeypatch, lines):
+    monkeypatch.setattr(fer2013, "_LINES_PER_BLOCK", lines)
+    path = tmp_path / "bad.csv"
+    bad = [row(change=(5, "256")), row(emotion="8"), b"x\n"]
+    path.write_bytes(HEADER + row() * 3 + b"\n \n" + row() + b"".join(bad) + row())
+    assert refusal(path) == f"{path}, line 8 (row 5): pixel 5 is '256', {NEEDED_PIXEL}"
+
+
+def test_pixels_are_counted_in_each_row(tmp_path):
+    path = tmp_path / "bad.csv"
+    path.write_bytes(HEADER + row() + row(["7"] * 2303) + row(["7"] * 2305))
+    assert refusal(path) == f"{path}, line 3 (row 2): has 2303 pixels, needs 2304; {AGAIN}"
+
+
+def test_longest_line(tmp_path):
+    path = tmp_path / "long.csv"
+    zeros = fer2013._LINE_LIMIT - len(row())
+    path.write_bytes(HEADER + row() + row(change=(9, "0" * zeros + "7")) + row())
+    assert_faces(fer2013.read(path), (np.full((3, 48, 48), 7), [3] * 3, [0] * 3))
+    path.write_bytes(HEADER + row() + row(change=(9, "0" * zeros + "007")) + row())
+    assert refusal(path) == f"{path}, line 3 (row 2): has 65536 bytes or more; {AGAIN}"
+
+
+def mutate(random, line):
+    """`line` with one byte, or a few, put in, taken out or replaced."""
+    for _ in range(random.integers(1, 4)):
+        at = random.integers(len(line))
+        if random.random() < 0.2:
+            at = random.choice([0, 1, 2, 3, len(line) - 10, len(line) - 9, len(line) - 1])
+        new = random.choice([*b'00012569 ,.-+x\t\r"\0/:\xb0\xff'], random.integers(3))
+        line = line[:at] + bytes(new.tolist()) + line[at + random.integers(2) :]
+    return line
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_at_once_equal_rows_one_by_one(seed):
+    random = np.random.default_rng(seed)
+    columns = ["emotion", "pixels", "Usage"]
+    rows = KAGGLE.encode().splitlines(keepends=True)[1:]
+    assert fer2013._parse_rows(rows, columns)
+    taken = 0
+    for _ in range(300):
+        lines = [rows[i] for i in random.integers(len(rows), size=3)]
+        at = random.integers(3)
+        lines[at] = mutate(random, lines[at])
+        fast = fer2013._parse_rows(lines, columns)
+        slow = [fer2013._parse_row(line, columns) for line in lines]
+        if fast:
+            taken += 1
+            pixels, labels, usage = zip(*slow, strict=True)
+            assert fast == (b"".join(pixels), [*labels], [*usage])
+        if slow[at] is None:
+            assert fast is None
+            assert fer2013._explain_row(lines[at], columns)
+    assert 20 < taken < 280
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_bad_row_is_not_taken_at_once(bad, message):
+    assert fer2013._parse_rows([row(), bad, row()], ["emotion", "pixels", "Usage"]) is None
+
+
+def test_shifted_pixels_are_not_taken_at_once():
+    columns = ["emotion", "pixels", "Usage"]
+    for bad in (["7"] * 2303 + ["", "7"], ["7", ""] + ["7"] * 2302, ["77", "", "7"] * 768):
+        assert fer2013._parse_rows([row(bad)], columns) is None
+    for counts in ((2303, 2305), (2305, 2303), (0, 4608), (4608, 0), (4608,), (1,)):
+        lines = [row(["7"] * count) for count in counts]
+        assert fer2013._parse_rows(lines, columns) is None
 
 
 # --- Image folders -----------------------------------------------------------------------------
