@@ -65,12 +65,16 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str,
     _describe(source)
 
     embeddings = _Embeddings(source)
-    for seed in config["seeds"]:
-        for name in _in_order(config):
-            directory = workdir / name / f"seed_{seed}"
-            if not _finished(config, directory, name):
-                _train_and_predict(config, workdir, name, seed, source, embeddings)
-        embeddings.clear()
+    for name in _in_order(config):
+        seeds = [
+            seed
+            for seed in config["seeds"]
+            if not _finished(config, workdir / name / f"seed_{seed}", name)
+        ]
+        at_once = config[name]["seeds_at_once"]
+        for first in range(0, len(seeds), at_once):
+            group = seeds[first : first + at_once]
+            _train_and_predict(config, workdir, name, group, source, embeddings)
 
     result = _evaluate(config, workdir)
     settings.write_json(workdir / "metrics.json", result)
@@ -147,9 +151,6 @@ class _Embeddings:
         self._source = source
         self._known: dict[tuple[str, str], Any] = {}
 
-    def clear(self) -> None:
-        self._known.clear()
-
     def inputs(self, module: nn.Module, split: str) -> dict[str, np.ndarray]:
         """What the network reads of the faces of a split."""
         faces, rows = self._source.faces, self._source.splits[split]
@@ -172,53 +173,58 @@ def _train_and_predict(
     config: Mapping[str, Any],
     workdir: Path,
     name: str,
-    seed: int,
+    seeds: Sequence[int],
     source: Source,
     embeddings: _Embeddings,
 ) -> None:
     section = config[name]
-    directory = workdir / name / f"seed_{seed}"
-    directory.mkdir(parents=True, exist_ok=True)
-    network, trained = _initialise(config, workdir, name, seed, source)
+    networks, tasks = [], []
+    for seed in seeds:
+        directory = workdir / name / f"seed_{seed}"
+        directory.mkdir(parents=True, exist_ok=True)
+        network, trained = _initialise(config, workdir, name, seed, source)
+        networks.append(network)
 
-    began = time.perf_counter()
-    reuse = bool(network.parts) and section["reuse_frozen_outputs"]
-
-    def data(split: str) -> steps.Data:
-        inputs = (
-            embeddings.embed(network, split) if reuse else embeddings.inputs(network.module, split)
+        began = time.perf_counter()
+        reuse = bool(network.parts) and section["reuse_frozen_outputs"]
+        train, validation = (
+            steps.Data(
+                embeddings.embed(network, split)
+                if reuse
+                else embeddings.inputs(network.module, split),
+                embeddings.labels(split),
+            )
+            for split in ("train", "validation")
         )
-        return steps.Data(inputs, embeddings.labels(split))
-
-    train, validation = data("train"), data("validation")
-    variables, _ = loop.fit(
-        loop.Task(
-            name=name,
-            seed=seed,
-            module=network.module,
-            method="classify" if reuse else "__call__",
-            variables=network.variables,
-            trained=trained,
-            settings=section,
-            class_weights=source.class_weights,
-            train=train,
-            validation=validation,
-            directory=directory,
-            meta=_meta(config, name, seed, network, trained, source),
-            setup_seconds=time.perf_counter() - began,
+        tasks.append(
+            loop.Task(
+                name=name,
+                seed=seed,
+                module=network.module,
+                method="classify" if reuse else "__call__",
+                variables=network.variables,
+                trained=trained,
+                settings=section,
+                class_weights=source.class_weights,
+                train=train,
+                validation=validation,
+                directory=directory,
+                meta=_meta(config, name, seed, network, trained, source),
+                setup_seconds=time.perf_counter() - began,
+            )
         )
-    )
-    network = network._replace(variables=variables, key=str(directory))
-    forward = steps.make_forward(network.module, "classify")
-    for split in config["evaluate"]["splits"]:
-        outputs = forward(variables, embeddings.embed(network, split))
-        rows = source.faces.rows[source.splits[split]]
-        metrics.save_predictions(
-            _predictions(directory, split),
-            metrics.Predictions(
-                rows, embeddings.labels(split), np.asarray(jax.nn.softmax(outputs.logits))
-            ),
-        )
+    for network, task, (variables, _) in zip(networks, tasks, loop.fit(tasks), strict=True):
+        network = network._replace(variables=variables, key=str(task.directory))
+        forward = steps.make_forward(network.module, "classify")
+        for split in config["evaluate"]["splits"]:
+            outputs = forward(variables, embeddings.embed(network, split))
+            rows = source.faces.rows[source.splits[split]]
+            metrics.save_predictions(
+                _predictions(task.directory, split),
+                metrics.Predictions(
+                    rows, embeddings.labels(split), np.asarray(jax.nn.softmax(outputs.logits))
+                ),
+            )
 
 
 def _initialise(

@@ -34,6 +34,7 @@ FIELDS = {
     "<network>.trainable": (
         "regular expressions over parameter paths, the first match decides; '!' before one freezes"
     ),
+    "<network>.seeds_at_once": "how many of config.seeds are trained in one compiled function",
     "<network>.epochs": "passes over the training faces",
     "<network>.batch_size": "faces in a training step",
     "<network>.learning_rate": "of Adam, in the first epoch",
@@ -66,7 +67,10 @@ _DATA_FIELDS = {
     *("source", "path", "cache_dir", "landmarks", "predictor"),
     *("split", "split_seed", "class_weights"),
 }
-_NETWORK_FIELDS = {"arguments", "trainable", "epochs", "batch_size", "learning_rate", "schedule"}
+_NETWORK_FIELDS = {
+    *("arguments", "trainable", "epochs", "batch_size", "learning_rate", "schedule"),
+    "seeds_at_once",
+}
 _FUSION_FIELDS = _NETWORK_FIELDS | {"head", "start_from", "reuse_frozen_outputs"}
 
 # What may differ when a run directory is used again: it changes what is done, not how.
@@ -131,7 +135,7 @@ def _check_network(where: str, section: Mapping[str, Any]) -> None:
             f"{where}.schedule.{field} is missing, which kind {schedule['kind']!r} needs: "
             "change the schedule in the config file"
         )
-    for field in ("epochs", "batch_size"):
+    for field in ("epochs", "batch_size", "seeds_at_once"):
         _require(section[field] >= 1, f"{where}.{field} is {section[field]}: at least 1")
     factor = schedule.get("factor", 0.5)
     _require(0 < factor < 1, f"{where}.schedule.factor is {factor}: between 0 and 1")

@@ -113,7 +113,7 @@ def test_a_step_is_compiled_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(steps, "make_loss", counting)
     monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.01)
-    loop.fit(make_task(tmp_path, {"model": "nn2", "arguments": {}}, (".*",), epochs=3))
+    loop.fit([make_task(tmp_path, {"model": "nn2", "arguments": {}}, (".*",), epochs=3)])
     assert len(traces) == 1
 
 
@@ -123,8 +123,81 @@ def test_how_an_epoch_is_cut_into_chunks_changes_nothing(tmp_path, monkeypatch):
         monkeypatch.setattr(loop, "CHUNK_SECONDS", seconds)
         task = make_task(tmp_path / name, {"model": "nn2", "arguments": {}}, (".*",), epochs=2)
         task.directory.mkdir()
-        results.append(loop.fit(task)[0])
+        results.append(loop.fit([task])[0][0])
     assert_identical(*results)
+
+
+def make_tasks(directory, seeds, epochs=3):
+    """The same network from several seeds, with the plateau that each has of its own."""
+    task = make_task(directory, {"model": "nn2", "arguments": {}}, (".*",), epochs)
+    schedule = {"kind": "plateau", "factor": 0.5, "patience": 1, "min_delta": 1e-3}
+    tasks = []
+    for seed in seeds:
+        variables = jax.jit(task.module.init)(
+            jax.random.key(seed), jax.tree.map(lambda x: x[:1], task.train.inputs)
+        )
+        tasks.append(
+            task._replace(
+                seed=seed,
+                variables=dict(variables),
+                settings=task.settings | {"schedule": schedule, "learning_rate": 3e-3},
+                class_weights=np.ones(7),
+                directory=directory / f"seed_{seed}",
+            )
+        )
+        tasks[-1].directory.mkdir(parents=True)
+    return tasks
+
+
+def without_seconds(history):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+
+def test_seeds_trained_at_once_are_those_trained_alone(tmp_path):
+    seeds = (0, 3, 7)
+    together = loop.fit(make_tasks(tmp_path / "together", seeds, epochs=6))
+    rates = set()
+    for seed, (variables, history) in zip(seeds, together, strict=True):
+        [(alone, alone_history)] = loop.fit(make_tasks(tmp_path / "alone", (seed,), epochs=6))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), variables, alone
+        )
+        for row, expected in zip(
+            without_seconds(history), without_seconds(alone_history), strict=True
+        ):
+            np.testing.assert_allclose(list(row.values()), list(expected.values()), rtol=1e-4)
+        rates.add(tuple(row["learning_rate"] for row in history))
+        saved = checkpoint.read(tmp_path / "together" / f"seed_{seed}" / "checkpoints" / "6")
+        assert_identical(saved.variables, variables)
+    assert len(rates) > 1, "each seed should have reached its own plateau"
+
+
+def test_seeds_trained_at_once_go_on_to_the_same_bits(tmp_path, monkeypatch):
+    """Stopped while a checkpoint of the second epoch was on disk for one of two seeds only."""
+    expected = loop.fit(make_tasks(tmp_path / "whole", (0, 1)))
+    tasks = make_tasks(tmp_path / "cut", (0, 1))
+    loop.fit([task._replace(settings=task.settings | {"epochs": 2}) for task in tasks])
+    shutil.rmtree(tasks[1].directory / "checkpoints" / "2")
+    resumed = loop.fit(tasks)
+    for (variables, history), (want, want_history) in zip(resumed, expected, strict=True):
+        assert_identical(variables, want)
+        assert without_seconds(history) == without_seconds(want_history)
+
+
+def test_seeds_that_were_not_stopped_together_go_on_apart(tmp_path, monkeypatch):
+    tasks = make_tasks(tmp_path, (0, 1, 2, 3), epochs=4)
+    loop.fit([tasks[0]._replace(settings=tasks[0].settings | {"epochs": 3})])
+    loop.fit([tasks[1]._replace(settings=tasks[1].settings | {"epochs": 1})])
+    together = []
+    make_train_steps = steps.make_train_steps
+
+    def counting(*args):
+        together.append(args[-1])
+        return make_train_steps(*args)
+
+    monkeypatch.setattr(steps, "make_train_steps", counting)
+    assert [len(history) for _, history in loop.fit(tasks)] == [4, 4, 4, 4]
+    assert sorted(together) == [False, False, True]
 
 
 def test_running_figures_are_means_over_the_samples(tmp_path):
@@ -132,7 +205,7 @@ def test_running_figures_are_means_over_the_samples(tmp_path):
     spec = {"model": "nn2", "arguments": {"dropout": 0.0}}
     task = make_task(tmp_path, spec, ("logits/.*", "!.*"))
     task.settings["learning_rate"] = 1e-12
-    _, history = loop.fit(task)
+    [(_, history)] = loop.fit([task])
     outputs = task.module.apply(task.variables, task.train.inputs)
     losses = np.asarray(steps.cross_entropy(outputs.logits, task.train.labels))
     weights = task.class_weights[task.train.labels]
@@ -148,7 +221,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     task = make_task(tmp_path, {"model": "nn2", "arguments": {}}, (".*",))
     task.settings["learning_rate"] = float("inf")
     with pytest.raises(InputError, match=r"network, seed 0: the loss is nan by step \d of epoch 1"):
-        loop.fit(task)
+        loop.fit([task])
 
 
 def test_forward_gives_any_number_of_samples_the_same_result():
@@ -303,11 +376,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch)
         resumed, first = read(tmp_path / "run", network), read(finished, network)
         assert_identical(resumed.variables, first.variables)
         assert_identical(resumed.training, first.training)
-        without_time = [
-            [{k: v for k, v in row.items() if k != "seconds"} for row in saved.meta["history"]]
-            for saved in (resumed, first)
-        ]
-        assert without_time[0] == without_time[1]
+        assert without_seconds(resumed.meta["history"]) == without_seconds(first.meta["history"])
 
 
 def test_called_again_a_finished_run_trains_nothing(finished, tmp_path, monkeypatch, capsys):
@@ -470,11 +539,13 @@ def test_a_fusion_does_not_go_on_with_other_parts(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     where = tmp_path / "run" / "decision_fusion" / "seed_0"
     (where / "predictions_test.npz").unlink()
-    for kept in checkpoint.epochs(where / "checkpoints"):  # as if stopped after the first epoch
-        file = where / "checkpoints" / str(kept) / "meta" / "metadata"
-        meta = json.loads(file.read_text())
-        meta["history"] = meta["history"][:1]
-        file.write_text(json.dumps(meta))
+    for kept in checkpoint.epochs(where / "checkpoints")[:-1]:
+        shutil.rmtree(where / "checkpoints" / str(kept))
+    (where / "checkpoints" / "2").rename(where / "checkpoints" / "1")  # as if stopped then
+    file = where / "checkpoints" / "1" / "meta" / "metadata"
+    meta = json.loads(file.read_text())
+    meta["history"] = meta["history"][:1]
+    file.write_text(json.dumps(meta))
     other = tmp_path / "other"
     shutil.rmtree(tmp_path / "run" / "landmarks")
     experiment.run(small_config(networks=("landmarks",), seeds=(1,)), other)

@@ -43,9 +43,13 @@ class Writer:
     """Writes the checkpoints of one network; a context manager.
 
     Writing goes on in the background and is atomic: aside first, then renamed.
+
+    Args:
+        directory: the network's `checkpoints/`.
+        keep: how many of the last epochs stay on disk, besides the best.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, keep: int = 1) -> None:
         loss = lambda metrics: metrics["val_loss"]  # noqa: E731
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
@@ -54,7 +58,7 @@ class Writer:
                 best_mode="min",
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(
                     [
-                        checkpoint_managers.LatestN(1),
+                        checkpoint_managers.LatestN(keep),
                         checkpoint_managers.BestN(get_metric_fn=loss, reverse=True, n=1),
                     ]
                 ),
@@ -65,8 +69,18 @@ class Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
+
+    def forget_after(self, epoch: int) -> None:
+        """Removes the checkpoints of later epochs."""
+        for later in self._manager.all_steps():
+            if later > epoch:
+                self._manager.delete(later)
+
+    def wait(self) -> None:
+        """Returns when all that was saved is on disk."""
+        self._manager.wait_until_finished()
 
     def save(self, epoch: int, checkpoint: Checkpoint, validation_loss: float) -> None:
         """Begins to write the checkpoint of `epoch`; the arrays may be changed on return."""

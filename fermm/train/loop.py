@@ -1,5 +1,6 @@
 """The one training loop, for all networks."""
 
+import contextlib
 import csv
 import math
 import os
@@ -73,126 +74,219 @@ def key_for(seed: int, *names: str) -> jax.Array:
     return key
 
 
-def fit(task: Task) -> tuple[dict[str, Any], list[dict[str, float]]]:
-    """Trains a network to its last epoch, from its last checkpoint if there is one.
+def fit(tasks: Sequence[Task]) -> list[tuple[dict[str, Any], list[dict[str, float]]]]:
+    """Trains a network to its last epoch, from one seed or from several at once.
+
+    Each seed goes on from its last checkpoint if there is one. Seeds are trained at once in one
+    compiled function (`jax.vmap`), for which small networks take less than one after the other; the
+    sums in it may be rounded in another way than those of a seed alone.
+
+    Args:
+        tasks: one for each seed. They differ in seed, variables, inputs, directory and what
+            concerns these (`meta`, `setup_seconds`), in nothing else.
 
     Returns:
-        The variables after the last epoch, frozen ones included, as NumPy arrays; and the history,
-        one row of HISTORY_COLUMNS an epoch. `loss` and `accuracy` are running means over the epoch
-        as Keras shows them (class weights and dropout on); `val_loss` and `val_accuracy` are
-        evaluated at its end without either.
+        For each task, the variables after the last epoch, frozen ones included, as NumPy arrays;
+        and the history, one row of HISTORY_COLUMNS an epoch. `loss` and `accuracy` are running
+        means over the epoch as Keras shows them (class weights and dropout on); `val_loss` and
+        `val_accuracy` are evaluated at its end without either; `seconds` is the seed's share.
 
     Raises:
-        InputError: the checkpoint does not fit the network, or the loss is not finite.
+        InputError: a checkpoint does not fit the network, or a loss is not finite.
     """
+    results = {}
+    for group, done in _groups(tasks):
+        for task, result in zip(group, _fit(group, done), strict=True):
+            results[task.seed] = result
+    return [results[task.seed] for task in tasks]
+
+
+def _groups(tasks: Sequence[Task]) -> list[tuple[list[Task], int]]:
+    """Which tasks can go on together, and after how many epochs they do."""
+    kept = {task.seed: set(checkpoint.epochs(task.directory / "checkpoints")) for task in tasks}
+    fresh = [task for task in tasks if not kept[task.seed]]
+    begun = [task for task in tasks if kept[task.seed]]
+    groups = [(fresh, 0)] if fresh else []
+    if begun:
+        common = max(set.intersection(*(kept[task.seed] for task in begun)), default=0)
+        # Seeds that were stopped together are one epoch apart at most.
+        if common and all(max(kept[task.seed]) - common <= 1 for task in begun):
+            groups.append((begun, common))
+        else:
+            groups += [([task], max(kept[task.seed])) for task in begun]
+    return groups
+
+
+def _fit(tasks: Sequence[Task], done: int) -> list[tuple[dict[str, Any], list[dict[str, float]]]]:
+    """`fit` for tasks that all have `done` epochs behind them."""
+    task, seeds = tasks[0], [task.seed for task in tasks]
     settings = task.settings
     epochs, batch_size = settings["epochs"], settings["batch_size"]
     count = len(task.train.labels)
     steps_per_epoch = math.ceil(count / batch_size)
-    label = f"{task.name}, seed {task.seed}"
+    label = f"{task.name}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
     optim = optimizer.make(settings["learning_rate"], settings["schedule"], steps_per_epoch)
-    # Copies, because the steps write over what they are given.
-    params, frozen = partition.split(task.variables["params"], task.trained)
-    params = jax.tree.map(lambda x: jnp.array(x, copy=True), params)
-    statistics = jax.tree.map(
-        lambda x: jnp.array(x, copy=True), dict(task.variables.get("batch_stats", {}))
-    )
-    state = steps.State(
-        jnp.int32(0), params, statistics, optim.transform.init(params), steps.zero_sums()
-    )
-    history: list[dict[str, float]] = []
+    states, frozens, histories, finished = [], [], [], []
+    for each in tasks:
+        # Copies, because the steps write over what they are given.
+        params, frozen = partition.split(each.variables["params"], each.trained)
+        params, statistics = jax.tree.map(
+            lambda x: jnp.array(x, copy=True), (params, dict(each.variables.get("batch_stats", {})))
+        )
+        state = steps.State(
+            jnp.int32(0), params, statistics, optim.transform.init(params), steps.zero_sums()
+        )
+        history: list[dict[str, float]] = []
+        if done:
+            where = each.directory / "checkpoints" / str(done)
+            saved = checkpoint.read(where, training=True)
+            checkpoint.check_tree(each.variables, saved.variables, str(where))
+            history = saved.meta["history"]
+            write_history(each.directory / "history.csv", history)
+            finished.append((saved.variables, history))
+            if done < epochs:
+                state = _restore(state, saved, frozen, each.trained, where)
+        states.append(state)
+        frozens.append(frozen)
+        histories.append(history)
+    if done >= epochs:
+        return finished
+    if done:
+        print(f"{label}: goes on after epoch {done} of {epochs}", flush=True)
 
-    directory = task.directory / "checkpoints"
-    if checkpoint.epochs(directory):
-        where = checkpoint.locate(directory)
-        saved = checkpoint.read(where, training=True)
-        checkpoint.check_tree(task.variables, saved.variables, str(where))
-        history = saved.meta["history"]
-        write_history(task.directory / "history.csv", history)
-        if len(history) >= epochs:
-            return saved.variables, history
-        state = _restore(state, saved, frozen, task.trained, where)
-        print(f"{label}: goes on after epoch {len(history)} of {epochs}", flush=True)
-
+    stacked = len(tasks) > 1
     train_steps = steps.make_train_steps(
         task.module,
         optim.transform,
         jnp.asarray(task.class_weights, jnp.float32),
         batch_size,
         task.method,
+        stacked,
     )
     forward = steps.make_forward(task.module, task.method)
-    train, validation = jax.device_put((task.train, task.validation))
-    frozen = jax.device_put(frozen)
-    dropout_key = key_for(task.seed, task.name, "dropout")
+    state, frozen = _stack(states), jax.device_put(_stack(frozens))
+    train = task.train
+    if task.method == "classify":
+        train = train._replace(inputs=_stack([each.train.inputs for each in tasks]))
+    train = jax.device_put(train)
+    validations = [each.validation for each in tasks]
+    if task.method != "classify":
+        validations = [jax.device_put(task.validation)] * len(tasks)
+    dropout_keys = _stack([key_for(each.seed, each.name, "dropout") for each in tasks])
+    del states
 
-    done = len(history)
-    with (
-        checkpoint.Writer(directory) as writer,
-        progress.Progress(label, epochs * steps_per_epoch, done * steps_per_epoch) as shown,
-    ):
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(checkpoint.Writer(each.directory / "checkpoints", 1 + stacked))
+            for each in tasks
+        ]
+        for writer in writers:
+            writer.forget_after(done)
+        shown = stack.enter_context(
+            progress.Progress(label, epochs * steps_per_epoch, done * steps_per_epoch)
+        )
         chunk = 1
         for epoch in range(done, epochs):
             began = time.perf_counter()
-            learning_rate = optim.learning_rate(state.optimizer)
-            visits = batches.order(task.seed, epoch, count)
-            rows = jnp.asarray(np.pad(visits, (0, steps_per_epoch * batch_size - count)))
-            state = state._replace(sums=steps.zero_sums())
+            rates = np.broadcast_to(optim.learning_rate(state.optimizer), len(tasks))
+            visits = [batches.order(seed, epoch, count) for seed in seeds]
+            rows = _stack([np.pad(v, (0, steps_per_epoch * batch_size - count)) for v in visits])
+            rows = jnp.asarray(rows)
+            state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
             start = 0
             while start < steps_per_epoch:
                 stop = min(start + chunk, steps_per_epoch)
                 tick = time.perf_counter()
-                state = train_steps(state, frozen, dropout_key, train, rows, start, stop)
+                state = train_steps(state, frozen, dropout_keys, train, rows, start, stop)
                 seen = min(stop * batch_size, count)
-                loss, accuracy = (float(x) / seen for x in state.sums)
+                losses, accuracies = (np.ravel(x).astype(float) / seen for x in state.sums)
                 took = time.perf_counter() - tick
-                if not math.isfinite(loss):
-                    raise InputError(
-                        f"{label}: the loss is {loss} by step {stop} of epoch {epoch + 1}; "
-                        f"a lower config.{task.name}.learning_rate may help."
-                    )
-                shown.update(stop - start, epoch=epoch + 1, loss=loss, accuracy=accuracy)
+                for seed, loss in zip(seeds, losses, strict=True):
+                    if not math.isfinite(loss):
+                        raise InputError(
+                            f"{task.name}, seed {seed}: the loss is {loss} by step {stop} of epoch "
+                            f"{epoch + 1}; a lower config.{task.name}.learning_rate may help."
+                        )
+                shown.update(
+                    stop - start,
+                    epoch=epoch + 1,
+                    loss=np.mean(losses),
+                    accuracy=np.mean(accuracies),
+                )
                 # The first call compiles, so it says nothing about the steps.
                 if start or epoch > done:
                     chunk = max(1, min(2 * chunk, int(chunk * CHUNK_SECONDS / took)))
                 start = stop
 
-            variables = {
-                "params": partition.merge(state.params, frozen),
-                "batch_stats": state.statistics,
-            }
-            val_loss, val_accuracy = figures(forward(variables, validation.inputs), validation)
-            if not math.isfinite(val_loss):
-                raise InputError(
-                    f"{label}: the validation loss is {val_loss} after epoch {epoch + 1}; "
-                    f"a lower config.{task.name}.learning_rate may help."
+            variables = [
+                {"params": partition.merge(s.params, f), "batch_stats": s.statistics}
+                for s, f in zip(_unstack(state, len(tasks)), frozens, strict=True)
+            ]
+            validated = [
+                figures(forward(v, data.inputs), data)
+                for v, data in zip(variables, validations, strict=True)
+            ]
+            for seed, (val_loss, _) in zip(seeds, validated, strict=True):
+                if not math.isfinite(val_loss):
+                    raise InputError(
+                        f"{task.name}, seed {seed}: the validation loss is {val_loss} after epoch "
+                        f"{epoch + 1}; a lower config.{task.name}.learning_rate may help."
+                    )
+            val_losses = jnp.asarray([loss for loss, _ in validated], jnp.float32)
+            state = state._replace(
+                optimizer=optim.end_epoch(state.optimizer, val_losses if stacked else val_losses[0])
+            )
+            seconds = (time.perf_counter() - began) / len(tasks)
+            for i, each in enumerate(tasks):
+                row = (
+                    *(epoch + 1, losses[i], accuracies[i], *validated[i], rates[i]),
+                    seconds + (0 if epoch else each.setup_seconds),
                 )
-            state = state._replace(optimizer=optim.end_epoch(state.optimizer, val_loss))
-            row = {
-                "epoch": epoch + 1,
-                "loss": loss,
-                "accuracy": accuracy,
-                "val_loss": val_loss,
-                "val_accuracy": val_accuracy,
-                "learning_rate": learning_rate,
-                "seconds": time.perf_counter() - began + (0 if epoch else task.setup_seconds),
+                histories[i].append(
+                    dict(zip(HISTORY_COLUMNS, (row[0], *map(float, row[1:])), strict=True))
+                )
+            means = {
+                name: np.mean([history[-1][name] for history in histories])
+                for name in HISTORY_COLUMNS[1:]
             }
-            history.append(row)
             shown.line(
-                f"{label}  epoch {epoch + 1:>2}/{epochs}  loss {loss:.4f}  accuracy {accuracy:.4f}"
-                f"  val_loss {val_loss:.4f}  val_accuracy {val_accuracy:.4f}"
-                f"  learning_rate {learning_rate:.3g}  {row['seconds']:.1f} s"
+                f"{label}  epoch {epoch + 1:>2}/{epochs}"
+                f"  loss {means['loss']:.4f}  accuracy {means['accuracy']:.4f}"
+                f"  val_loss {means['val_loss']:.4f}  val_accuracy {means['val_accuracy']:.4f}"
+                f"  learning_rate {means['learning_rate']:.3g}"
+                f"  {means['seconds'] * len(tasks):.1f} s"
             )
-            saved = checkpoint.Checkpoint(
-                # Copies: the next steps write over the arrays while these are being written.
-                _copies({k: v for k, v in variables.items() if v}),
-                _copies(_training(state)),
-                {**task.meta, "epoch": epoch + 1, "history": history},
-            )
-            writer.save(epoch + 1, saved, val_loss)
-            write_history(task.directory / "history.csv", history)
-    return saved.variables, history
+            for writer in writers:
+                writer.wait()  # so that seeds trained together are never two epochs apart on disk
+            finished = []
+            for each, writer, v, s, history in zip(
+                tasks, writers, variables, _unstack(state, len(tasks)), histories, strict=True
+            ):
+                saved = checkpoint.Checkpoint(
+                    # Copies: the next steps write over the arrays while these are being written.
+                    _copies({k: tree for k, tree in v.items() if tree}),
+                    _copies(_training(s)),
+                    {**each.meta, "epoch": epoch + 1, "history": history},
+                )
+                writer.save(epoch + 1, saved, history[-1]["val_loss"])
+                write_history(each.directory / "history.csv", history)
+                finished.append((saved.variables, history))
+    return finished
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    """One tree with the seeds as first axis; of one seed, its own tree."""
+    if len(trees) == 1:
+        return trees[0]
+    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(x) for x in leaves]), *trees)
+
+
+def _unstack(tree: Any, count: int) -> list[Any]:
+    """The inverse of `_stack`."""
+    if count == 1:
+        return [tree]
+    return [jax.tree.map(lambda x: x[i], tree) for i in range(count)]  # noqa: B023
 
 
 def figures(outputs: Any, data: steps.Data) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fermm.errors import InputError
@@ -116,7 +117,10 @@ class Optimizer(NamedTuple):
     Attributes:
         transform: optax transformation; `update` takes no extra arguments inside an epoch.
         end_epoch: (state, validation loss) -> state, called once after each epoch.
-        learning_rate: state -> the learning rate of the next update.
+        learning_rate: state -> the learning rate of the next update, a NumPy float.
+
+    The last two also take the state of several seeds, stacked along the first axis, with one
+    validation loss for each.
     """
 
     transform: optax.GradientTransformationExtraArgs
@@ -157,14 +161,14 @@ def make(learning_rate: float, schedule: Mapping[str, Any], steps_per_epoch: int
     adam = scale_by_keras_adam()
     transform = optax.chain(adam, by_schedule, optax.scale(-learning_rate))
 
-    def end_epoch(state: Any, validation_loss: float) -> Any:
+    def end_epoch(state: Any, validation_loss: Any) -> Any:
         if kind != "plateau":
             return state
         return (state[0], by_schedule.update({}, state[1], value=validation_loss)[1], state[2])
 
-    def current(state: Any) -> float:
+    def current(state: Any) -> Any:
         # Whatever the schedule, it is a factor on updates: ask it for the factor.
         scale, _ = by_schedule.update(jnp.float32(1), state[1])
-        return float(scale) * learning_rate
+        return np.asarray(scale, np.float64) * learning_rate
 
     return Optimizer(transform, end_epoch, current)

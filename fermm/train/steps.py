@@ -106,6 +106,7 @@ def make_train_steps(
     class_weights: jax.Array,
     batch_size: int,
     method: str = "__call__",
+    stacked: bool = False,
 ) -> Callable[..., State]:
     """Several training steps as one compiled function.
 
@@ -115,6 +116,8 @@ def make_train_steps(
         class_weights: float (7,).
         batch_size: samples in a step.
         method: "__call__", or "classify" if the data's inputs are embeddings.
+        stacked: train several seeds at once. Then `state`, `frozen`, `key`, `order` and, if they
+            are embeddings, the inputs have one more axis in front, the seeds.
 
     Returns:
         `train_steps(state, frozen, key, data, order, start, stop) -> state` makes the steps `start`
@@ -136,7 +139,9 @@ def make_train_steps(
     ) -> State:
         count = data.labels.shape[0]
 
-        def body(i: jax.Array, state: State) -> State:
+        def step(
+            state: State, frozen: Any, key: jax.Array, data: Data, order: jax.Array, i: jax.Array
+        ) -> State:
             first = i * batch_size
             rows = jax.lax.dynamic_slice(order, (first,), (batch_size,))
             mask = first + jnp.arange(batch_size) < count
@@ -158,7 +163,12 @@ def make_train_steps(
                 jax.tree.map(jnp.add, state.sums, sums),
             )
 
-        return jax.lax.fori_loop(start, stop, body, state)
+        if stacked:
+            axes: Any = Data(inputs=0 if method == "classify" else None, labels=None)  # type: ignore[arg-type]
+            step = jax.vmap(step, in_axes=(0, 0, 0, axes, 0, None))
+        return jax.lax.fori_loop(
+            start, stop, lambda i, state: step(state, frozen, key, data, order, i), state
+        )
 
     return train_steps
 
