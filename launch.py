@@ -15,6 +15,9 @@ Flags:
   --workdir DIRECTORY      where the run leaves its results; without it, runs/ and the config's name
 """
 
+import hashlib
+import os
+import platform
 import re
 import sys
 import traceback
@@ -41,14 +44,32 @@ def main(argv: list[str]) -> None:
     from fermm.errors import InputError
 
     logging.set_verbosity(logging.ERROR)  # orbax tells much that is of no use here
+    config = _CONFIG.value.to_dict()
+    _keep_compiled(config)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     try:
-        experiment.run(_CONFIG.value.to_dict(), _WORKDIR.value or Path("runs") / name)
+        experiment.run(config, _WORKDIR.value or Path("runs") / name)
     except InputError as error:
         _fail(str(error))
     except KeyboardInterrupt:
         print("stopped; the same command goes on after the last complete epoch", file=sys.stderr)
         sys.exit(130)
+
+
+def _keep_compiled(config: dict[str, Any]) -> None:
+    """Has JAX keep compiled programs beside the prepared data, so that later runs start sooner."""
+    import jax
+
+    cache = config.get("data", {}).get("cache_dir")
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or not cache:
+        return  # the environment has said where, or the config will be refused
+    # One directory for each kind of processor: programs use the instructions that it has.
+    info = Path("/proc/cpuinfo")
+    flags = {x for x in info.read_text().splitlines() if "flags" in x} if info.exists() else ()
+    kind = hashlib.sha256(" ".join([platform.machine(), *sorted(flags)]).encode()).hexdigest()[:16]
+    where = Path(cache).expanduser() / "compiled" / kind
+    jax.config.update("jax_compilation_cache_dir", str(where))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -34,7 +34,12 @@ def get_config() -> ConfigDict:
     config.image = ConfigDict(
         {
             "model": "nn1",
-            "arguments": {"filters": (16, 32, 64), "hidden": 512, "features": 16},
+            "arguments": {
+                "filters": (16, 32, 64),
+                "hidden": 512,
+                "features": 16,
+                "dtype": "float32",
+            },
             "trainable": (".*",),
             "seeds_at_once": 1,
             "epochs": 16,
@@ -51,6 +56,7 @@ def get_config() -> ConfigDict:
                 "hidden": (256, 512),
                 "features": 16,
                 "dropout": 0.2,
+                "dtype": "float32",
             },
             "trainable": (".*",),
             "seeds_at_once": 8,

@@ -29,6 +29,9 @@ FIELDS = {
     "<network>.model": 'registered name of a network: "nn1", "nn2"',
     "<network>.head": 'registered name of a fusion head: "decision", "feature"',
     "<network>.arguments.*": "fields of that network's or head's class",
+    "<network>.arguments.dtype": (
+        'what its layers compute in, "float32" or "bfloat16"; parameters are float32'
+    ),
     "<network>.start_from": "run directory whose networks are fused; empty: this one",
     "<network>.reuse_frozen_outputs": "compute what frozen networks say once, not in every step",
     "<network>.trainable": (
@@ -63,6 +66,7 @@ _SCHEDULE_FIELDS = {
     "step": {"kind", "factor", "epochs"},
     "plateau": {"kind", "factor", "patience", "min_delta"},
 }
+_DTYPES = ("float32", "bfloat16")
 _DATA_FIELDS = {
     *("source", "path", "cache_dir", "landmarks", "predictor"),
     *("split", "split_seed", "class_weights"),
@@ -135,6 +139,8 @@ def _check_network(where: str, section: Mapping[str, Any]) -> None:
             f"{where}.schedule.{field} is missing, which kind {schedule['kind']!r} needs: "
             "change the schedule in the config file"
         )
+    if "dtype" in section["arguments"]:
+        _choice(f"{where}.arguments.dtype", section["arguments"]["dtype"], _DTYPES)
     for field in ("epochs", "batch_size", "seeds_at_once"):
         _require(section[field] >= 1, f"{where}.{field} is {section[field]}: at least 1")
     factor = schedule.get("factor", 0.5)

@@ -1,3 +1,5 @@
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from fermm.data import landmarks as data_landmarks
 from fermm.errors import InputError
 from fermm.models import landmarks as model_landmarks
 from fermm.models import layers
+from fermm.train import steps
 
 CONFIG = paper.get_config().to_dict()
 
@@ -186,3 +189,36 @@ def test_two_classes_do_not_share_a_name():
         @models.register("nn1")
         class Other(nn.Module):
             pass
+
+
+@pytest.mark.parametrize("name", ["image", "landmarks"])
+def test_bfloat16_computes_nearly_the_same(name):
+    """Logits and gradients within bfloat16's 8 bits; parameters, features and logits in float32."""
+    data = inputs(32)
+    labels = jnp.arange(32) % 7
+    exact = spec_of(name)
+    if name == "landmarks":
+        exact["arguments"] = exact["arguments"] | {"dropout": 0.0}
+    coarse = exact | {"arguments": exact["arguments"] | {"dtype": "bfloat16"}}
+    variables = jax.jit(models.build(exact).init)(jax.random.key(0), data)
+    shapes = jax.eval_shape(models.build(coarse).init, jax.random.key(0), data)
+    assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+
+    def loss(params, module):
+        outputs, _ = module.apply(
+            variables | {"params": params}, data, train=True, mutable=["batch_stats"]
+        )
+        assert outputs.logits.dtype == outputs.features.dtype == jnp.float32
+        return jnp.mean(steps.cross_entropy(outputs.logits, labels)), outputs.logits
+
+    results = [
+        jax.jit(jax.value_and_grad(functools.partial(loss, module=models.build(s)), has_aux=True))(
+            variables["params"]
+        )
+        for s in (exact, coarse)
+    ]
+    ((_, logits), grads), ((_, coarse_logits), coarse_grads) = results
+    assert 0 < np.abs(logits - coarse_logits).max() < 0.02
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(coarse_grads), strict=True):
+        assert b.dtype == jnp.float32
+        assert np.linalg.norm(a - b) < 0.1 * np.linalg.norm(a)

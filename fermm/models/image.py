@@ -6,7 +6,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from fermm.models.layers import Conv2x2, glorot_uniform, max_pool_2x2
+from fermm.models.layers import Conv2x2, at_least_float32, glorot_uniform, max_pool_2x2
 from fermm.models.registry import register
 from fermm.models.types import Inputs, Outputs
 
@@ -22,7 +22,8 @@ class ImageNetwork(nn.Module):
         hidden: units of the relu layer.
         features: units of the sigmoid layer, the features that fusion uses.
         classes: emotions.
-        dtype: what the layers compute in; parameters are float32 whatever it is.
+        dtype: what the layers compute in, e.g. "bfloat16". Whatever it is, parameters are float32,
+            and features and logits no narrower than that.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("images",)
@@ -38,7 +39,7 @@ class ImageNetwork(nn.Module):
         self.conv1, self.conv2, self.conv3 = (Conv2x2(f, dtype=self.dtype) for f in self.filters)
         self.dense1 = dense(self.hidden)
         self.dense2 = dense(self.features)
-        self.logits = dense(self.classes)
+        self.logits = dense(self.classes, dtype=at_least_float32(self.dtype))
 
     def encode(self, inputs: Inputs, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """inputs["images"] uint8 (B, 48, 48) -> features, float (B, features)."""
@@ -47,7 +48,8 @@ class ImageNetwork(nn.Module):
         x = max_pool_2x2(nn.relu(self.conv2(x)), stride=2)
         x = max_pool_2x2(nn.relu(self.conv3(x)), stride=1)
         x = x.reshape(x.shape[0], -1)
-        return nn.sigmoid(self.dense2(nn.relu(self.dense1(x))))
+        x = nn.sigmoid(self.dense2(nn.relu(self.dense1(x))))
+        return x.astype(at_least_float32(self.dtype))
 
     def classify(self, embedding: jax.Array, *, train: bool) -> Outputs:
         """Features (B, features) -> the same features and logits (B, classes)."""

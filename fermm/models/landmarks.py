@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fermm.models.layers import glorot_uniform
+from fermm.models.layers import at_least_float32, glorot_uniform
 from fermm.models.registry import register
 from fermm.models.types import Inputs, Outputs
 
@@ -40,7 +40,8 @@ class LandmarkNetwork(nn.Module):
         features: units of the last sigmoid layer, the features that fusion uses.
         dropout: rate on the features.
         classes: emotions.
-        dtype: what the layers compute in; parameters are float32 whatever it is.
+        dtype: what the layers compute in, e.g. "bfloat16". Whatever it is, parameters are float32,
+            and features and logits no narrower than that.
         frozen_norm: normalise by the running statistics even in training, and leave them alone.
     """
 
@@ -62,7 +63,7 @@ class LandmarkNetwork(nn.Module):
         self.dense1, self.dense2 = (dense(h) for h in self.hidden)
         self.dense3 = dense(self.features)
         self.drop = nn.Dropout(self.dropout)
-        self.logits = dense(self.classes)
+        self.logits = dense(self.classes, dtype=at_least_float32(self.dtype))
 
     def encode(self, inputs: Inputs, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """inputs["landmarks"] float (B, 68, 2), pixels -> features before dropout (B, features).
@@ -81,7 +82,7 @@ class LandmarkNetwork(nn.Module):
         )
         x = nn.sigmoid(self.dense1(x))
         x = nn.sigmoid(self.dense2(x))
-        return nn.sigmoid(self.dense3(x))
+        return nn.sigmoid(self.dense3(x)).astype(at_least_float32(self.dtype))
 
     def classify(self, embedding: jax.Array, *, train: bool) -> Outputs:
         """Features (B, features) -> the features after dropout, and logits (B, classes)."""

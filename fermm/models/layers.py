@@ -7,6 +7,11 @@ import jax.numpy as jnp
 glorot_uniform = nn.initializers.glorot_uniform()
 
 
+def at_least_float32(dtype: str) -> str:
+    """What features and logits are computed in where the layers compute in `dtype`."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else "float32"
+
+
 def convolve_2x2(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """2x2 convolution, stride 1, no padding.
 
