@@ -70,7 +70,10 @@ class Peer:
         states, frozens = [], []
         for each in variables:
             params, frozen = partition.split(each["params"], trained)
-            statistics = dict(each.get("batch_stats", {}))
+            # Copies, because the steps write over what they are given.
+            params, statistics = jax.tree.map(
+                jnp.array, (params, dict(each.get("batch_stats", {})))
+            )
             states.append(
                 training.State(
                     jnp.int32(0),

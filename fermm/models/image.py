@@ -43,11 +43,13 @@ class ImageNetwork(nn.Module):
 
     def encode(self, inputs: Inputs, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """inputs["images"] uint8 (B, 48, 48) -> features, float (B, features)."""
-        x = inputs["images"][..., None].astype(self.dtype) / 255
+        x = inputs["images"].transpose(1, 2, 0)[None].astype(self.dtype) / 255
         x = max_pool_2x2(nn.relu(self.conv1(x)), stride=1)
         x = max_pool_2x2(nn.relu(self.conv2(x)), stride=2)
         x = max_pool_2x2(nn.relu(self.conv3(x)), stride=1)
-        x = x.reshape(x.shape[0], -1)
+        x = (
+            x.transpose(1, 2, 0, 3).reshape(-1, x.shape[-1]).T
+        )  # flattened as (H, W, C), as in Keras
         x = nn.sigmoid(self.dense2(nn.relu(self.dense1(x))))
         return x.astype(at_least_float32(self.dtype))
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from fermm.models.layers import at_least_float32, glorot_uniform
+from fermm.models.layers import at_least_float32, glorot_uniform, product
 from fermm.models.registry import register
 from fermm.models.types import Inputs, Outputs
 
@@ -59,8 +59,8 @@ class LandmarkNetwork(nn.Module):
         dense = functools.partial(nn.Dense, kernel_init=glorot_uniform, dtype=self.dtype)
         for part in PARTS:
             setattr(self, part, dense(self.point_features))
-        self.norm = nn.BatchNorm(momentum=0.99, epsilon=1e-3, dtype=self.dtype)
-        self.dense1, self.dense2 = (dense(h) for h in self.hidden)
+        self.norm = nn.BatchNorm(momentum=0.99, epsilon=1e-3, dtype=at_least_float32(self.dtype))
+        self.dense1, self.dense2 = (dense(h, dot_general=product) for h in self.hidden)
         self.dense3 = dense(self.features)
         self.drop = nn.Dropout(self.dropout)
         self.logits = dense(self.classes, dtype=at_least_float32(self.dtype))
@@ -75,8 +75,9 @@ class LandmarkNetwork(nn.Module):
             [nn.sigmoid(getattr(self, part)(points[:, s])) for part, s in PARTS.items()], axis=1
         )
         x = x.reshape(x.shape[0], -1)
+        # Normalised in float32 at least: flax mixes its statistics, float32, with narrower inputs.
         x = self.norm(
-            x,
+            x.astype(at_least_float32(self.dtype)),
             use_running_average=not train or self.frozen_norm,
             mask=None if mask is None else mask[:, None],
         )
