@@ -44,6 +44,19 @@ class Network:
         self._probabilities = jax.jit(
             lambda variables, inputs: jax.nn.softmax(self.apply(variables, inputs).logits)
         )
+        # A fusion in two halves: the image network works while dlib looks for the landmarks.
+        self._encode_images = jax.jit(
+            lambda variables, images: module.apply(
+                variables, {"images": images}, method=lambda m, x: m.image.encode(x, train=False)
+            )
+        )
+        self._decide = jax.jit(
+            lambda variables, embedded, landmarks: jax.nn.softmax(
+                self.module.apply(  # type: ignore[union-attr]
+                    variables, embedded, {"landmarks": landmarks}, method=_decide
+                ).logits
+            )
+        )
 
     def apply(self, variables: Mapping[str, Any], inputs: models.Inputs, **kwargs: Any) -> Any:
         """`module.apply`: {"images": ..., "landmarks": ...} -> `fermm.models.Outputs`.
@@ -71,15 +84,36 @@ class Network:
             InputError: what the network needs is missing, or has another type or shape.
         """
         inputs = self._check(images, landmarks)
+        extracts = "landmarks" in self.inputs and landmarks is None
         count = len(next(iter(inputs.values())))
+        waiting: list[tuple[int, int, jax.Array]] = []
         result = np.empty((count, len(self.labels)), np.float32)
+
+        def collect() -> None:
+            start, size, out = waiting.pop(0)
+            result[start : start + size] = np.asarray(out)[:size]
+
         for start in range(0, count, BATCH):
             part = {name: x[start : start + BATCH] for name, x in inputs.items()}
             size = len(next(iter(part.values())))
             padded = min(BATCH, 1 << (size - 1).bit_length())
             part = {name: _pad(x, padded) for name, x in part.items()}
-            out = self._probabilities(self._device_variables, part)
-            result[start : start + size] = np.asarray(out)[:size]
+            variables = self._device_variables
+            if not extracts:
+                out = self._probabilities(variables, part)
+            elif isinstance(self.module, models.Fusion):
+                embedded = self._encode_images(variables, part["images"])
+                found = self._extract(part["images"][:size])
+                out = self._decide(variables, embedded, _pad(found, padded))
+            else:
+                found = self._extract(part["images"][:size])
+                part |= {"landmarks": _pad(found, padded)}
+                out = self._probabilities(variables, {name: part[name] for name in self.inputs})
+            waiting.append((start, size, out))
+            if len(waiting) > 1:  # one is computed while the next is prepared
+                collect()
+        while waiting:
+            collect()
         return result
 
     def _check(
@@ -95,8 +129,6 @@ class Network:
                     f"images are {images.dtype} {images.shape}; give uint8 (N, 48, 48), grey levels"
                 )
             given["images"] = images
-        if landmarks is None and "landmarks" in self.inputs and images is not None:
-            landmarks = self._extract(images)
         if landmarks is not None:
             landmarks = np.asarray(landmarks, np.float32)
             if landmarks.shape[1:] != (POINTS, 2):
@@ -104,6 +136,9 @@ class Network:
                     f"landmarks have shape {landmarks.shape}; give (N, 68, 2), x and y in pixels"
                 )
             given["landmarks"] = landmarks
+        if "landmarks" in self.inputs and landmarks is None and images is not None:
+            self._check_extraction()
+            return {"images": given["images"]}
         for name in self.inputs:
             if name not in given:
                 raise InputError(f"the network {self.name!r} needs {name}: give {name}=...")
@@ -112,7 +147,8 @@ class Network:
             raise InputError(f"as many landmarks as images, please: there are {counts}")
         return {name: given[name] for name in self.inputs}
 
-    def _extract(self, images: np.ndarray) -> np.ndarray:
+    def _check_extraction(self) -> None:
+        """That landmarks can be found by the method with which the network was trained."""
         data = self.config["data"]
         if data["source"] == "synthetic":
             raise InputError(
@@ -125,13 +161,23 @@ class Network:
                 f"the network {self.name!r} was trained on landmarks from {method}: "
                 "give landmarks=..., made in the same way"
             )
+
+    def _extract(self, images: np.ndarray) -> np.ndarray:
+        data = self.config["data"]
         predictor = data["predictor"]
         # The run's own predictor file may not have moved along with the checkpoint.
         here = predictor if predictor and os.path.exists(predictor) else None
-        return landmarks_lib.extract(images, method, predictor=here)
+        return landmarks_lib.extract(images, data["landmarks"], predictor=here)
+
+
+def _decide(module: models.Fusion, embedded: Any, inputs: models.Inputs) -> models.Outputs:
+    found = module.landmarks.encode(inputs, train=False)
+    return module.classify({"image": embedded, "landmarks": found}, train=False)
 
 
 def _pad(x: np.ndarray, size: int) -> np.ndarray:
+    if len(x) == size:
+        return x
     return np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1))
 
 
