@@ -65,10 +65,27 @@ def test_a_part_layer_shares_its_weights_between_points():
     module = models.build(spec_of("landmarks"))
     data = inputs()
     variables = jax.jit(module.init)(jax.random.key(0), data)
-    swapped = data["landmarks"][:, [*range(17, 19), 0]]
+    order = np.arange(68)
+    order[[3, 9, 20, 18]] = order[[9, 3, 18, 20]]  # two of the jaw, two of a brow
     bound = module.bind(variables)
-    expected = bound.jaw(data["landmarks"])[:, [*range(17, 19), 0]]
-    np.testing.assert_allclose(expected, bound.jaw(swapped), rtol=1e-5)
+    expected = bound.describe_points(data["landmarks"])[:, order]
+    np.testing.assert_array_equal(expected, bound.describe_points(data["landmarks"][:, order]))
+    order[[3, 20]] = order[[20, 3]]  # of two parts
+    other = bound.describe_points(data["landmarks"][:, order])
+    assert (other != bound.describe_points(data["landmarks"])[:, order]).any()
+
+
+def test_a_part_layer_is_a_dense_layer_of_its_points():
+    module = models.build(spec_of("landmarks"))
+    data = inputs()
+    variables = jax.jit(module.init)(jax.random.key(0), data)
+    found = module.bind(variables).describe_points(data["landmarks"])
+    for part, points in model_landmarks.PARTS.items():
+        layer = variables["params"][part]
+        expected = nn.sigmoid(
+            data["landmarks"][:, points] @ layer["kernel"] + layer["bias"][None, None]
+        )
+        np.testing.assert_allclose(found[:, points], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
