@@ -189,9 +189,10 @@ def _whole(results: dict[str, Any]) -> str:
         whole = results["whole"]["seconds"]
         training = sum(results["whole"]["training"].values())
         text += (
-            f" fermm, one whole run of configs/paper.py from CSV to figures and table, nothing "
-            f"prepared or compiled before: {whole:.0f} s, of which {training:.0f} s training: "
-            f"{keras / whole:.2f} times as fast."
+            f" fermm, one run of configs/paper.py from CSV to figures and table, nothing prepared "
+            f"or compiled before: {whole:.0f} s, of which {training:.0f} s training "
+            f"({results['whole']['left_out']:.0f} s of it not run but counted: NN1's last epochs, "
+            f"at the median of its first): {keras / whole:.2f} times as fast."
         )
     return text
 
@@ -221,7 +222,7 @@ def _growth(results: dict[str, Any]) -> str:
     text += _table(["network", "seeds", "ms a step of all", "times one seed"], rows)
     text += "\n\nGrowth with the number of faces (NN2)\n\n"
     rows = [[faces, spread(v)] for faces, v in growth["faces"].items()]
-    return text + _table(["training faces", "s an epoch"], rows)
+    return text + _table(["of the training faces", "s an epoch"], rows)
 
 
 def _csv(results: dict[str, Any]) -> str:

@@ -218,7 +218,8 @@ class Peer:
                 for part, forward in forwards.items()
             }
 
-        train = [embed(self._train, each) for each in self._variables]
+        # How long steps take does not depend on whose outputs they are: one seed's for all.
+        train = [embed(self._train, self._variables[0])] * self._seeds
         validation = embed(self._validation, self._variables[0])
         self._train = jax.device_put(self._train._replace(inputs=loop._stack(train)))
         self._validation = self._validation._replace(inputs=validation)
