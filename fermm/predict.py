@@ -1,5 +1,6 @@
 """Trained networks in other code."""
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -163,11 +164,16 @@ class Network:
             )
 
     def _extract(self, images: np.ndarray) -> np.ndarray:
-        data = self.config["data"]
-        predictor = data["predictor"]
+        return landmarks_lib.extract(
+            images, self.config["data"]["landmarks"], predictor=self._predictor
+        )
+
+    @functools.cached_property
+    def _predictor(self) -> Path:
+        predictor = self.config["data"]["predictor"]
         # The run's own predictor file may not have moved along with the checkpoint.
         here = predictor if predictor and os.path.exists(predictor) else None
-        return landmarks_lib.extract(images, data["landmarks"], predictor=here)
+        return landmarks_lib.find_predictor(here)
 
 
 def _decide(module: models.Fusion, embedded: Any, inputs: models.Inputs) -> models.Outputs:

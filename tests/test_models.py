@@ -104,6 +104,24 @@ def test_both_forms_of_the_convolution_agree(dtype):
             np.testing.assert_allclose(ours, theirs, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.parametrize("features", [96, 97])
+def test_the_product_of_a_single_row_is_a_product(features):
+    random = np.random.default_rng(0)
+    x, kernel = random.normal(size=(1, features)), random.normal(size=(features, 5))
+    with jax.enable_x64(True):
+        form = functools.partial(
+            layers.product_with_large, dimension_numbers=(((1,), (0,)), ((), ()))
+        )
+        out, pull = jax.vjp(form, jnp.asarray(x), jnp.asarray(kernel))
+        cotangent = random.normal(size=(1, 5))
+        for ours, exact in zip(
+            (out, *pull(jnp.asarray(cotangent))),
+            (x @ kernel, cotangent @ kernel.T, x.T @ cotangent),
+            strict=True,
+        ):
+            np.testing.assert_allclose(ours, exact, rtol=1e-12, atol=1e-12)
+
+
 def test_convolution_by_hand():
     x = jnp.arange(9.0).reshape(1, 3, 3, 1)
     kernel = jnp.array([[1.0, 10.0], [100.0, 1000.0]]).reshape(2, 2, 1, 1)

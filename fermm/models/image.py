@@ -6,7 +6,13 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from fermm.models.layers import Conv2x2, at_least_float32, glorot_uniform, max_pool_2x2
+from fermm.models.layers import (
+    Conv2x2,
+    at_least_float32,
+    glorot_uniform,
+    max_pool_2x2,
+    product_with_large,
+)
 from fermm.models.registry import register
 from fermm.models.types import Inputs, Outputs
 
@@ -37,7 +43,7 @@ class ImageNetwork(nn.Module):
     def setup(self) -> None:
         dense = functools.partial(nn.Dense, kernel_init=glorot_uniform, dtype=self.dtype)
         self.conv1, self.conv2, self.conv3 = (Conv2x2(f, dtype=self.dtype) for f in self.filters)
-        self.dense1 = dense(self.hidden)
+        self.dense1 = dense(self.hidden, dot_general=product_with_large)
         self.dense2 = dense(self.features)
         self.logits = dense(self.classes, dtype=at_least_float32(self.dtype))
 

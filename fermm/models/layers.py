@@ -35,6 +35,19 @@ def product(
     )
 
 
+def product_with_large(
+    x: jax.Array, kernel: jax.Array, dimension_numbers: Any, precision: Any = None
+) -> jax.Array:
+    """(B, F) x (F, D) -> (B, D), for a kernel that is larger than the processor's cache."""
+    parts = 32
+    rows, features = x.shape
+    if rows > 1 or features % parts:
+        return jax.lax.dot_general(x, kernel, dimension_numbers, precision)
+    # XLA's CPU backend reads the kernel on one core for a single row, on all for a batch of parts.
+    x, kernel = x.reshape(parts, -1), kernel.reshape(parts, features // parts, -1)
+    return jnp.einsum("pf,pfd->pd", x, kernel, precision=precision).sum(axis=0, keepdims=True)
+
+
 def convolve_2x2(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """2x2 convolution, stride 1, no padding.
 
