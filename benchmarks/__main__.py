@@ -231,7 +231,7 @@ def time_predictions(bench: Bench) -> dict[str, Any]:
         for peer in peers.values():
             peer("start", network)
         results[network] = {}
-        for count, repeats in ((1, 200), (256, 10), (4096, 2)):
+        for count, repeats in ((1, 200), (256, 5), (4096, 1)):
             timed: Seconds = {name: [] for name in peers}
             for _ in range(2):
                 for name, peer in peers.items():
