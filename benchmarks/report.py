@@ -191,7 +191,7 @@ def _whole(results: dict[str, Any]) -> str:
             f" fermm, one run of configs/paper.py from CSV to figures and table, nothing prepared "
             f"or compiled before: {whole:.0f} s, of which {training:.0f} s training "
             f"({results['whole']['left_out']:.0f} s of it not run but counted: NN1's last epochs, "
-            f"at the median of its first): {keras / whole:.2f} times as fast."
+            f"at the mean of its first): {keras / whole:.2f} times as fast."
         )
     return text
 
@@ -310,7 +310,7 @@ def _plot(results: dict[str, Any], out: Path) -> None:
         bars = axes[0].bar(
             places, heights, 0.25, color=_COLOURS[peer], hatch=hatches[peer], label=NAMES[peer]
         )
-        axes[0].bar_label(bars, [f"{h:.2g}" for h in heights], fontsize=7)
+        axes[0].bar_label(bars, [f"{h:.0f}" if h >= 10 else f"{h:.2g}" for h in heights], fontsize=6)
     for x, network in enumerate(networks):
         at_least = 1e3 * limit(results["steps"][network])
         label = "limit of the machine" if x == 0 else None
