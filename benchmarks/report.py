@@ -310,7 +310,8 @@ def _plot(results: dict[str, Any], out: Path) -> None:
         bars = axes[0].bar(
             places, heights, 0.25, color=_COLOURS[peer], hatch=hatches[peer], label=NAMES[peer]
         )
-        axes[0].bar_label(bars, [f"{h:.0f}" if h >= 10 else f"{h:.2g}" for h in heights], fontsize=6)
+        labels = [f"{h:.0f}" if h >= 10 else f"{h:.2g}" for h in heights]
+        axes[0].bar_label(bars, labels, fontsize=6)
     for x, network in enumerate(networks):
         at_least = 1e3 * limit(results["steps"][network])
         label = "limit of the machine" if x == 0 else None
