@@ -1,12 +1,19 @@
-"""Figures of merit from saved predictions."""
+"""Figures of merit from saved predictions.
+
+Each mean over faces is also available face by face, as `statistics.estimate` wants it.
+"""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from fermm.data.faces import EMOTIONS
+
+CLASSES = len(EMOTIONS)
+BINS = 15  # of confidence, equally wide, as in Guo et al., 2017
 
 
 class Predictions(NamedTuple):
@@ -22,18 +29,29 @@ class Predictions(NamedTuple):
     labels: np.ndarray
     probabilities: np.ndarray
 
+    @property
+    def decisions(self) -> np.ndarray:
+        """int64 (N,), the most probable class."""
+        return self.probabilities.argmax(-1)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """bool (N,), whether the most probable class is the label."""
+        return self.decisions == self.labels
+
+    def take(self, which: np.ndarray) -> "Predictions":
+        """Those of the faces that `which` (indices, or bool (N,)) chooses."""
+        return Predictions(*(array[which] for array in self))
+
 
 def save_predictions(path: Path, predictions: Predictions) -> None:
     """Writes an `.npz` with the arrays `row`, `label`, `probabilities`; aside, then renamed."""
-    aside = path.with_name(path.name + ".tmp")
-    with open(aside, "wb") as file:
-        np.savez(
-            file,
-            row=predictions.rows,
-            label=predictions.labels,
-            probabilities=predictions.probabilities,
-        )
-    os.replace(aside, path)
+    save_arrays(
+        path,
+        row=predictions.rows,
+        label=predictions.labels,
+        probabilities=predictions.probabilities,
+    )
 
 
 def load_predictions(path: Path) -> Predictions:
@@ -42,31 +60,151 @@ def load_predictions(path: Path) -> Predictions:
         return Predictions(data["row"], data["label"], data["probabilities"])
 
 
-def accuracy(predictions: Predictions) -> float:
-    """Share of faces whose most probable class is their label."""
-    return float(np.mean(predictions.probabilities.argmax(-1) == predictions.labels))
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Writes an `.npz`; aside, then renamed."""
+    aside = path.with_name(path.name + ".tmp")
+    with open(aside, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    os.replace(aside, path)
 
 
-def loss(predictions: Predictions) -> float:
-    """Mean cross-entropy in nats, without class weights."""
+class Metric(NamedTuple):
+    """A figure of merit that is a function of means over faces.
+
+    Attributes:
+        title: how it is called in tables.
+        samples: predictions to float64 (N, K), what is averaged.
+        statistic: means, float64 (..., K), to values (...).
+        percent: whether it is shown times 100.
+        higher_is_better: what the direction of a difference means.
+        highest: the largest possible value; the smallest is 0.
+    """
+
+    title: str
+    samples: Callable[[Predictions], np.ndarray]
+    statistic: Callable[[np.ndarray], np.ndarray]
+    percent: bool
+    higher_is_better: bool
+    highest: float = 1.0
+
+    def __call__(self, predictions: Predictions) -> float:
+        """Its value for the faces of `predictions`."""
+        return float(self.statistic(self.samples(predictions).mean(0)))
+
+
+def _single(means: np.ndarray) -> np.ndarray:
+    return means[..., 0]
+
+
+def _correct(predictions: Predictions) -> np.ndarray:
+    return predictions.correct[:, None].astype(np.float64)
+
+
+def _negative_log(predictions: Predictions) -> np.ndarray:
     own = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
     # A probability below the smallest float32 is stored as 0; its logarithm shall stay finite.
-    own = np.maximum(own.astype(np.float64), np.finfo(np.float32).tiny)
-    return float(-np.mean(np.log(own)))
+    return -np.log(np.maximum(own.astype(np.float64), np.finfo(np.float32).tiny))[:, None]
+
+
+def _squared_error(predictions: Predictions) -> np.ndarray:
+    truth = np.eye(CLASSES)[predictions.labels]
+    return np.sum((predictions.probabilities - truth) ** 2, axis=1, keepdims=True)
+
+
+def _cells(predictions: Predictions) -> np.ndarray:
+    """float64 (N, 49), one at the cell of the confusion matrix to which the face belongs."""
+    return np.eye(CLASSES**2)[predictions.labels * CLASSES + predictions.decisions]
+
+
+def _macro_f1(means: np.ndarray) -> np.ndarray:
+    matrix = means.reshape(*means.shape[:-1], CLASSES, CLASSES)
+    return _scores_by_class(matrix)[2].mean(-1)
+
+
+def _scores_by_class(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and F1 (..., 7) from confusion matrices (..., 7, 7); 0 where 0/0."""
+    hits = np.diagonal(matrix, axis1=-2, axis2=-1)
+    actual, predicted = matrix.sum(-1), matrix.sum(-2)
+
+    def share(of: np.ndarray) -> np.ndarray:
+        return np.divide(hits, of, out=np.zeros_like(hits, dtype=np.float64), where=of > 0)
+
+    return share(predicted), share(actual), share((actual + predicted) / 2)
+
+
+def _gaps(predictions: Predictions) -> np.ndarray:
+    """float64 (N, BINS), confidence minus correctness, at the bin of the confidence."""
+    confidence = predictions.probabilities.max(-1).astype(np.float64)
+    gap = confidence - predictions.correct
+    return np.eye(BINS)[_bin(confidence)] * gap[:, None]
+
+
+def _bin(confidence: np.ndarray) -> np.ndarray:
+    """The bin (i / BINS, (i + 1) / BINS] of each confidence, as an index."""
+    return np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+
+
+METRICS = {
+    "accuracy": Metric("accuracy", _correct, _single, percent=True, higher_is_better=True),
+    "macro_f1": Metric("macro F1", _cells, _macro_f1, percent=True, higher_is_better=True),
+    "log_loss": Metric(
+        "log-loss", _negative_log, _single, percent=False, higher_is_better=False, highest=np.inf
+    ),
+    "brier": Metric(
+        "Brier score", _squared_error, _single, percent=False, higher_is_better=False, highest=2.0
+    ),
+    "calibration_error": Metric(
+        "calibration error",
+        _gaps,
+        lambda means: np.abs(means).sum(-1),
+        percent=True,
+        higher_is_better=False,
+    ),
+}
+"""By name.
+
+accuracy: share of faces whose most probable class is their label.
+macro_f1: unweighted mean over the classes of the harmonic mean of precision and recall; a class
+    that neither occurs nor is predicted counts as 0, as in scikit-learn by default.
+log_loss: mean cross-entropy in nats, without class weights.
+brier: mean over the faces of the squared distance between probabilities and truth, summed over the
+    classes: 0 to 2 (Brier, 1950).
+calibration_error: expected calibration error (Guo et al., 2017, arXiv:1706.04599, equation 3), of
+    the most probable class, in 15 equally wide bins.
+"""
 
 
 def confusion_matrix(predictions: Predictions) -> np.ndarray:
     """int64 (7, 7): how many faces of the row's class were given the column's."""
-    classes = len(EMOTIONS)
-    pairs = predictions.labels * classes + predictions.probabilities.argmax(-1)
-    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    pairs = predictions.labels * CLASSES + predictions.decisions
+    return np.bincount(pairs, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
 
 
-def macro_f1(predictions: Predictions) -> float:
-    """Unweighted mean over the 7 classes of the harmonic mean of precision and recall.
+def by_class(predictions: Predictions) -> dict[str, list[float]]:
+    """`precision`, `recall` and `f1` of each class; 0 where there is nothing to divide by."""
+    scores = _scores_by_class(confusion_matrix(predictions))
+    return {name: x.tolist() for name, x in zip(("precision", "recall", "f1"), scores, strict=True)}
 
-    A class that neither occurs nor is predicted counts as 0, as in scikit-learn by default.
+
+class Reliability(NamedTuple):
+    """Confidence and accuracy, in bins of confidence.
+
+    Attributes:
+        faces: int64 (BINS,), how many are in the bin.
+        confidence: float64 (BINS,), mean probability of the decision, NaN in an empty bin.
+        accuracy: float64 (BINS,), share of right decisions, NaN in an empty bin.
     """
-    matrix = confusion_matrix(predictions)
-    occurrences = matrix.sum(0) + matrix.sum(1)
-    return float(np.mean(2 * np.diag(matrix) / np.maximum(occurrences, 1)))
+
+    faces: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+
+def reliability(predictions: Predictions) -> Reliability:
+    """The reliability curve of the most probable class."""
+    confidence = predictions.probabilities.max(-1).astype(np.float64)
+    where = _bin(confidence)
+    count = np.bincount(where, minlength=BINS)
+    sums = [np.bincount(where, x, minlength=BINS) for x in (confidence, predictions.correct)]
+    with np.errstate(invalid="ignore"):
+        return Reliability(count, *(x / count for x in sums))
