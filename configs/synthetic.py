@@ -17,6 +17,9 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.networks = ("image", "landmarks", "decision_fusion", "feature_fusion")
     config.seeds = (0,)
+    config.split_seeds = ()
+    config.report = True
+    config.tensorboard = False
 
     config.data = ConfigDict(
         {

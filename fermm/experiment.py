@@ -4,6 +4,7 @@ What a run directory holds is written down in README.md, "What a run leaves".
 """
 
 import os
+import platform
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -15,12 +16,16 @@ import jax
 import numpy as np
 
 from fermm import models, settings
+from fermm.data import splits as splits_lib
 from fermm.data.faces import EMOTIONS
 from fermm.data.source import Source, load
 from fermm.errors import InputError
-from fermm.evaluate import figures, metrics, table
+from fermm.evaluate import compare, faces, metrics, report, table
+from fermm.evaluate import run as run_lib
 from fermm.models.fusion import MODALITIES
 from fermm.train import checkpoint, loop, partition, steps
+
+SHUFFLES = 10  # permutations of a modality, whose effect is averaged
 
 
 class Network(NamedTuple):
@@ -51,18 +56,21 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str,
         workdir: the run's directory, new or of a run with this config.
 
     Returns:
-        What `metrics.json` holds.
+        What `metrics.json` holds; with `split_seeds`, for each of them (`split_<seed>`).
 
     Raises:
         InputError: bad config, data, checkpoint or directory.
     """
     settings.check(config)
     workdir = Path(workdir).expanduser()
+    if config["split_seeds"]:
+        return _run_splits(config, workdir)
     _check_parts_exist(config, workdir)
     settings.check_workdir(config, workdir)
     source = load(config["data"])
-    settings.claim(config, source.identity, workdir)
+    settings.claim(config, source, workdir)
     _describe(source)
+    run_lib.save_samples(workdir, _samples(source))
 
     embeddings = _Embeddings(source)
     for name in _in_order(config):
@@ -76,14 +84,31 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str,
             group = seeds[first : first + at_once]
             _train_and_predict(config, workdir, name, group, source, embeddings)
 
-    result = _evaluate(config, workdir)
-    settings.write_json(workdir / "metrics.json", result)
-    _draw(config, workdir, source)
-    rows_of_the_paper = config["data"]["split"] == "paper" and config["data"]["split_seed"] == 0
-    paper = source.title == "FER2013" and rows_of_the_paper and not source.note
-    print("\n" + table.table_2(result, data=source.title, paper=paper))
-    print(f"\nEverything is in {workdir}; the figures in {workdir / 'figures'}.", flush=True)
+    finished = run_lib.load(workdir)
+    result = report.write_metrics(finished)
+    if config["report"]:
+        faces.save_all(workdir / "figures", source)
+        report.write(finished)
+    print(f"\n{table.table_2(finished).text()}")
+    wrote = report.REPORT if config["report"] else run_lib.METRICS
+    print(f"\nEverything is in {workdir}; see {workdir / wrote}.", flush=True)
     return result
+
+
+def _run_splits(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+    """A whole run for each seed of the split, in a directory of its own, and a page about all."""
+    settings.check_workdir_of_splits(workdir)
+    results = {}
+    for seed in config["split_seeds"]:
+        name = f"split_{seed}"
+        print(f"\nSplit seed {seed}:", flush=True)
+        own = {**config, "split_seeds": (), "data": {**config["data"], "split_seed": seed}}
+        results[name] = run(own, workdir / name)
+    if len(results) > 1:
+        page = workdir / report.REPORT
+        compare.write([run_lib.load(workdir / name) for name in results], page)
+        print(f"\nThe splits side by side: {page}", flush=True)
+    return results
 
 
 def _in_order(config: Mapping[str, Any]) -> list[str]:
@@ -134,14 +159,26 @@ def _is_trained(directory: Path) -> bool:
 
 
 def _finished(config: Mapping[str, Any], directory: Path, name: str) -> bool:
-    if not all(_predictions(directory, s).is_file() for s in config["evaluate"]["splits"]):
+    splits = config["evaluate"]["splits"]
+    expected = [run_lib.predictions_file(directory, split) for split in splits]
+    if models.is_fusion(config[name]):
+        expected.append(run_lib.modalities_file(directory, splits[-1]))
+    if not all(file.is_file() for file in expected):
         return False
     kept = checkpoint.epochs(directory / "checkpoints")
     return bool(kept) and kept[-1] >= config[name]["epochs"]
 
 
-def _predictions(directory: Path, split: str) -> Path:
-    return directory / f"predictions_{split}.npz"
+def _samples(source: Source) -> run_lib.Samples:
+    faces = source.faces
+    where = np.full(len(faces), -1, np.int8)
+    for i, name in enumerate(splits_lib.NAMES):
+        where[source.splits[name]] = i
+    # How many training faces are the same image as each face, itself left out.
+    first = splits_lib.identical(faces.images)
+    training = where == splits_lib.NAMES.index("train")
+    alike = np.bincount(first[training], minlength=len(faces))[first] - training
+    return run_lib.Samples(faces.rows, faces.labels, where, alike > 0, source.class_weights)
 
 
 class _Embeddings:
@@ -211,20 +248,57 @@ def _train_and_predict(
                 directory=directory,
                 meta=_meta(config, name, seed, network, trained, source),
                 setup_seconds=time.perf_counter() - began,
+                events=workdir / "tensorboard" / name / f"seed_{seed}"
+                if config["tensorboard"]
+                else None,
             )
         )
     for network, task, (variables, _) in zip(networks, tasks, loop.fit(tasks), strict=True):
         network = network._replace(variables=variables, key=str(task.directory))
-        forward = steps.make_forward(network.module, "classify")
-        for split in config["evaluate"]["splits"]:
-            outputs = forward(variables, embeddings.embed(network, split))
-            rows = source.faces.rows[source.splits[split]]
-            metrics.save_predictions(
-                _predictions(task.directory, split),
-                metrics.Predictions(
-                    rows, embeddings.labels(split), np.asarray(jax.nn.softmax(outputs.logits))
-                ),
-            )
+        _predict(config, network, task.directory, source, embeddings)
+
+
+def _predict(
+    config: Mapping[str, Any],
+    network: Network,
+    directory: Path,
+    source: Source,
+    embeddings: _Embeddings,
+) -> None:
+    """Writes what a trained network says about the faces of each split that is evaluated."""
+    forward = steps.make_forward(network.module, "classify")
+    for split in config["evaluate"]["splits"]:
+        embedded, labels = embeddings.embed(network, split), embeddings.labels(split)
+        rows = source.faces.rows[source.splits[split]]
+        probabilities = np.asarray(jax.nn.softmax(forward(network.variables, embedded).logits))
+        metrics.save_predictions(
+            run_lib.predictions_file(directory, split),
+            metrics.Predictions(rows, labels, probabilities),
+        )
+    if not isinstance(network.module, models.Fusion):
+        return
+
+    def decide(logits: np.ndarray) -> np.ndarray:
+        return np.argmax(logits, -1).astype(np.int8)
+
+    parts = steps.make_forward(network.module, models.Fusion.classify_parts)
+    alone = parts(network.variables, embedded)
+    shuffled: dict[str, list[np.ndarray]] = {name: [] for name in MODALITIES}
+    for i in range(SHUFFLES):
+        order = np.random.default_rng(i).permutation(len(labels))
+        for name, decisions in shuffled.items():
+            mixed = embedded | {name: embedded[name][order]}
+            decisions.append(decide(forward(network.variables, mixed).logits))
+    run_lib.save_modalities(
+        run_lib.modalities_file(directory, split),
+        run_lib.Modalities(
+            rows,
+            labels,
+            decide(probabilities),
+            {name: decide(alone[name].logits) for name in MODALITIES},
+            {name: np.stack(decisions) for name, decisions in shuffled.items()},
+        ),
+    )
 
 
 def _initialise(
@@ -294,51 +368,17 @@ def _meta(
         "network": name,
         "seed": seed,
         "spec": network.spec,
+        "inputs": network.module.inputs,
         "trained": sorted(trained),
         "parameters": sum(x.size for x in jax.tree.leaves(params)),
         "labels": EMOTIONS,
         "config": config,
         "data": source.identity,
         "versions": {package: metadata.version(package) for package in packages},
+        "machine": {
+            "system": platform.platform(),
+            "python": platform.python_version(),
+            "cores": os.cpu_count(),
+            "devices": ", ".join(sorted({device.device_kind for device in jax.devices()})),
+        },
     }
-
-
-def _evaluate(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
-    """What `metrics.json` holds, from the predictions and checkpoints in the run directory."""
-    result: dict[str, Any] = {}
-    for name in config["networks"]:
-        directories = [workdir / name / f"seed_{seed}" for seed in config["seeds"]]
-        figures_of: dict[str, Any] = {}
-        for split in config["evaluate"]["splits"]:
-            loaded = [metrics.load_predictions(_predictions(d, split)) for d in directories]
-            figures_of[split] = {
-                "accuracy": [metrics.accuracy(p) for p in loaded],
-                "loss": [metrics.loss(p) for p in loaded],
-                "macro_f1": [metrics.macro_f1(p) for p in loaded],
-                "count": len(loaded[0].labels),
-            }
-        metas = [checkpoint.read_meta(checkpoint.locate(d / "checkpoints")) for d in directories]
-        figures_of["parameters"] = metas[0]["parameters"]
-        figures_of["seconds"] = [sum(row["seconds"] for row in m["history"]) for m in metas]
-        result[name] = figures_of
-    return result
-
-
-def _draw(config: Mapping[str, Any], workdir: Path, source: Source) -> None:
-    def each(read: Any) -> dict[str, Sequence[Any]]:
-        return {
-            name: [read(workdir / name / f"seed_{seed}") for seed in config["seeds"]]
-            for name in config["networks"]
-        }
-
-    directory = workdir / "figures"
-    directory.mkdir(exist_ok=True)
-    split = config["evaluate"]["splits"][-1]
-    figures.save_confusion_matrices(
-        directory,
-        each(lambda d: metrics.load_predictions(_predictions(d, split))),
-        f"{source.title}: decisions on {split} data, in percent of the row",
-    )
-    figures.save_learning_curves(
-        directory, each(lambda d: loop.read_history(d / "history.csv")), source.title
-    )

@@ -17,6 +17,12 @@ from fermm.train.optimizer import SCHEDULES
 FIELDS = {
     "networks": 'which networks to train: "image", "landmarks", "decision_fusion", ...',
     "seeds": "one training of each network for each: initialisation, order of samples, dropout",
+    "split_seeds": (
+        "a whole run for each, in WORKDIR/split_<seed>, instead of one with data.split_seed; () "
+        "for one run"
+    ),
+    "report": "whether to draw figures and write report.html at the end",
+    "tensorboard": "whether to write TensorBoard event files, to WORKDIR/tensorboard",
     "data.source": '"fer2013", or "synthetic" for drawn faces',
     "data.path": "fer2013.csv, icml_face_data.csv, or the folder or zip of the images",
     "data.cache_dir": "where prepared data sets (faces with landmarks) are kept",
@@ -66,6 +72,7 @@ _SCHEDULE_FIELDS = {
     "step": {"kind", "factor", "epochs"},
     "plateau": {"kind", "factor", "patience", "min_delta"},
 }
+_SWITCHES = ("split_seeds", "report", "tensorboard")
 _DTYPES = ("float32", "bfloat16")
 _DATA_FIELDS = {
     *("source", "path", "cache_dir", "landmarks", "predictor"),
@@ -78,7 +85,16 @@ _NETWORK_FIELDS = {
 _FUSION_FIELDS = _NETWORK_FIELDS | {"head", "start_from", "reuse_frozen_outputs"}
 
 # What may differ when a run directory is used again: it changes what is done, not how.
-_MAY_DIFFER = ("networks", "seeds", "evaluate.", "data.path", "data.cache_dir", "data.predictor")
+_MAY_DIFFER = (
+    "networks",
+    "seeds",
+    "report",
+    "tensorboard",
+    "evaluate.",
+    "data.path",
+    "data.cache_dir",
+    "data.predictor",
+)
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -87,7 +103,7 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         InputError: the first field that makes no sense.
     """
-    for section in ("networks", "seeds", "data", "evaluate"):
+    for section in ("networks", "seeds", *_SWITCHES, "data", "evaluate"):
         _require(section in config, f"config.{section} is missing in the config file")
     for name in config["networks"]:
         if not isinstance(config.get(name), Mapping):
@@ -95,13 +111,14 @@ def check(config: Mapping[str, Any]) -> None:
             _unknown("config.networks", name, sections)
         _check_network(f"config.{name}", config[name])
     _require(len(config["networks"]) > 0, "config.networks is empty: name at least one network")
-    for field in ("networks", "seeds"):
+    for field in ("networks", "seeds", "split_seeds"):
         repeated = len(set(config[field])) < len(config[field])
         _require(not repeated, f"config.{field} {config[field]} names something twice")
     _require(len(config["seeds"]) > 0, "config.seeds is empty: give at least one, e.g. (0,)")
-    for seed in config["seeds"]:
-        good = isinstance(seed, int) and 0 <= seed < 2**31
-        _require(good, f"config.seeds: {seed!r} is not a whole number from 0 to 2**31 - 1")
+    for field in ("seeds", "split_seeds"):
+        for seed in config[field]:
+            good = isinstance(seed, int) and 0 <= seed < 2**31
+            _require(good, f"config.{field}: {seed!r} is not a whole number from 0 to 2**31 - 1")
     data = config["data"]
     for field in sorted(_DATA_FIELDS - data.keys()):
         raise InputError(f"config.data.{field} is missing in the config file")
@@ -188,12 +205,28 @@ def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
         )
 
 
-def claim(config: Mapping[str, Any], identity: Mapping[str, Any], workdir: Path) -> None:
+def check_workdir_of_splits(workdir: Path) -> None:
+    """Checks that `workdir` may hold a run for each seed of the split; writes nothing.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"{workdir}: not a directory; choose another --workdir")
+    for path in workdir.iterdir() if workdir.exists() else ():
+        if not path.name.startswith("split_") and path.name != "report.html":
+            raise InputError(
+                f"{workdir}: holds {path.name}, so it is not the directory of a run over several "
+                "splits (config.split_seeds); choose another --workdir"
+            )
+
+
+def claim(config: Mapping[str, Any], data: source.Source, workdir: Path) -> None:
     """Makes `workdir` the run directory of this config and data: `config.json`, `data.json`.
 
     Args:
         config: the config, for which `check_workdir` holds.
-        identity: what tells its data from others, see `fermm.data.source.Source`.
+        data: its data.
         workdir: the directory.
 
     Raises:
@@ -201,13 +234,13 @@ def claim(config: Mapping[str, Any], identity: Mapping[str, Any], workdir: Path)
     """
     file = workdir / "data.json"
     if file.is_file():
-        for path, there, now in _differences(_read_json(file), dict(identity)):
+        for path, there, now in _differences(_read_json(file).get("identity", {}), data.identity):
             raise InputError(
                 f"{workdir}: the run was begun with other data: {path} is {there} there and {now} "
                 f"now; choose another --workdir, or the same data"
             )
     write_json(workdir / "config.json", config)
-    write_json(file, identity)
+    write_json(file, {"title": data.title, "note": data.note, "identity": data.identity})
 
 
 def _read_json(file: Path) -> Any:

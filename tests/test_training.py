@@ -3,18 +3,23 @@
 import csv
 import json
 import shutil
+import struct
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from tensorboardX.proto import event_pb2
 
+import fermm
 from configs import paper, synthetic
 from fermm import experiment, models
 from fermm.data import batches
+from fermm.data import synthetic as synthetic_faces
+from fermm.data.source import Source, load
 from fermm.errors import InputError
-from fermm.evaluate import metrics
+from fermm.evaluate import run
 from fermm.train import checkpoint, loop, optimizer, partition, steps
 
 FACES = 330  # 231 to train on: seven whole batches and one of seven
@@ -24,6 +29,7 @@ def small_config(**changes):
     """configs/synthetic.py with few faces and epochs; `changes` by dotted path."""
     config = synthetic.get_config()
     config.data.synthetic.count = FACES
+    config.report = False
     for name in config.networks:
         config[name].epochs = 2
     config.image.arguments.hidden = 16
@@ -50,7 +56,7 @@ def assert_identical(a, b):
 def finished(tmp_path_factory):
     """A finished run of all four networks; tests that change it copy it first."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    experiment.run(small_config(), workdir)
+    experiment.run(small_config(report=True), workdir)
     return workdir
 
 
@@ -288,15 +294,105 @@ def test_what_a_run_leaves(finished):
             np.testing.assert_allclose(rates, [5e-4, 1e-4], rtol=1e-6)
         # The validation figures of the last epoch are those of the saved predictions.
         np.testing.assert_allclose(
-            float(rows[-1]["val_loss"]), figures["validation"]["loss"][0], rtol=1e-5
+            float(rows[-1]["val_loss"]), figures["validation"]["log_loss"][0], rtol=1e-5
         )
         assert float(rows[-1]["val_accuracy"]) == figures["validation"]["accuracy"][0]
         assert figures["seconds"][0] == pytest.approx(sum(float(r["seconds"]) for r in rows))
-    for name in ("confusion_matrices", "learning_curves", "training_against_validation"):
+    drawn = {"accuracies", "learning_curves", "training_against_validation", "confusion_matrices"}
+    drawn |= {"recall_by_class", "reliability", "modalities"}
+    drawn |= {"samples", "classes", "landmarks", "landmarks_good_and_bad"}
+    drawn |= {f"architecture_{name}" for name in result}
+    assert {path.stem for path in (finished / "figures").iterdir()} == drawn
+    for name in drawn:
         assert (finished / "figures" / f"{name}.png").stat().st_size > 10_000
         assert (finished / "figures" / f"{name}.svg").read_text().startswith("<?xml")
+    report = (finished / "report.html").read_text()
+    assert report.count("<img ") == len(drawn)
+    assert "Table 2. Accuracy in percent" in report
+    assert json.loads((finished / "assessment.json").read_text())["faces"] == 33
     assert not list(finished.rglob("*.tmp*"))
     assert json.loads((finished / "config.json").read_text())["seeds"] == [0]
+
+
+def test_samples_of_a_run(finished):
+    with np.load(finished / "samples.npz") as samples:
+        assert np.bincount(samples["split"]).tolist() == [231, 66, 33]
+        for i, split in enumerate(("train", "validation", "test")):
+            where = samples["split"] == i
+            with np.load(finished / "image" / "seed_0" / f"predictions_{split}.npz") as saved:
+                order = np.argsort(saved["row"])
+                np.testing.assert_array_equal(samples["row"][where], saved["row"][order])
+                np.testing.assert_array_equal(samples["label"][where], saved["label"][order])
+        assert not samples["copied"].any()
+
+
+def test_copies_are_found_in_the_training_part():
+    faces = synthetic_faces.draw(count=10, seed=0)
+    faces.images[[1, 8, 9]] = faces.images[0]  # one in training, two in test
+    faces.images[7] = faces.images[6]  # both outside training
+    faces.images[3] = faces.images[2]  # both in training
+    parts = {"train": np.arange(5), "validation": np.arange(5, 7), "test": np.arange(7, 10)}
+    source = Source(faces, parts, np.ones(7), "faces", "", {})
+    samples = experiment._samples(source)
+    assert np.flatnonzero(samples.copied).tolist() == [0, 1, 2, 3, 8, 9]
+    assert samples.of("test").copied.tolist() == [False, True, True]
+    assert samples.of("validation").rows.tolist() == [5, 6]
+
+
+def test_what_modalities_do_is_what_the_networks_say(finished):
+    config = small_config()
+    drawn = load(config["data"])
+    test = drawn.faces.take(drawn.splits["test"])
+    for fusion in ("decision_fusion", "feature_fusion"):
+        network = fermm.restore(finished, fusion)
+        found = run.load_modalities(finished / fusion / "seed_0" / "modalities_test.npz")
+        np.testing.assert_array_equal(found.rows, test.rows)
+        np.testing.assert_array_equal(found.labels, test.labels)
+        probabilities = network.predict(test.images, test.landmarks)
+        np.testing.assert_array_equal(found.decisions, probabilities.argmax(-1))
+        for part, inputs in (("image", "images"), ("landmarks", "landmarks")):
+            alone = fermm.restore(finished, part).predict(**{inputs: getattr(test, inputs)})
+            np.testing.assert_array_equal(found.alone[part], alone.argmax(-1))
+            given = {"images": test.images, "landmarks": test.landmarks}
+            given[inputs] = given[inputs][np.random.default_rng(3).permutation(33)]
+            mixed = network.predict(**given).argmax(-1)
+            np.testing.assert_array_equal(found.shuffled[part][3], mixed)
+            assert found.shuffled[part].shape == (10, 33)
+
+
+def test_split_seeds_make_a_run_each(tmp_path):
+    config = small_config(networks=("landmarks",), landmarks__epochs=1, split_seeds=(0, 3))
+    result = experiment.run(config, tmp_path / "splits")
+    assert list(result) == ["split_0", "split_3"]
+    samples = [run.load(tmp_path / "splits" / name).samples.of("test").rows for name in result]
+    assert set(samples[0]) != set(samples[1])
+    page = (tmp_path / "splits" / "report.html").read_text()
+    assert "The runs differ in nothing but the seed of the split" in page
+    assert experiment.run(config, tmp_path / "splits") == result  # called again, it adds nothing
+    with pytest.raises(InputError, match="not the directory of a run over several splits"):
+        experiment.run(config, tmp_path / "splits" / "split_0")
+
+
+def test_event_files_hold_the_history(tmp_path):
+    config = small_config(networks=("landmarks",), seeds=(0, 1), tensorboard=True)
+    experiment.run(config, tmp_path / "run")
+    for seed in (0, 1):
+        (file,) = (tmp_path / "run" / "tensorboard" / "landmarks" / f"seed_{seed}").iterdir()
+        scalars = {}
+        for event in events_in(file.read_bytes()):
+            for value in event.summary.value:
+                scalars[value.tag, event.step] = value.simple_value
+        history = loop.read_history(tmp_path / "run" / "landmarks" / f"seed_{seed}" / "history.csv")
+        expected = {(k, r["epoch"]): v for r in history for k, v in r.items() if k != "epoch"}
+        assert scalars == pytest.approx(expected, rel=1e-6)
+
+
+def events_in(content):
+    """The records of a TFRecord file: length, its checksum, data, its checksum."""
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        yield event_pb2.Event.FromString(content[12 : 12 + length])
+        content = content[16 + length :]
 
 
 def test_a_fusion_leaves_its_parts_bit_identical(finished):
@@ -487,7 +583,7 @@ def test_a_config_that_makes_no_sense_is_refused(finished, changes, message):
 def test_other_data_in_the_same_run_directory_is_refused(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     data = json.loads((finished / "data.json").read_text())
-    data["faces"] = "something else"
+    data["identity"]["faces"] = "something else"
     (tmp_path / "run" / "data.json").write_text(json.dumps(data))
     with pytest.raises(InputError, match="begun with other data: faces is something else there"):
         experiment.run(small_config(), tmp_path / "run")
@@ -572,26 +668,6 @@ def test_check_tree_tells_both_ways():
         "place: does not fit the network: missing y; left over z; "
         "x/kernel has shape (3, 2) instead of (2, 3)."
     )
-
-
-def test_metrics_by_hand():
-    probabilities = np.full((4, 7), 0.05, np.float32)
-    for row, predicted in enumerate((0, 0, 1, 3)):
-        probabilities[row, predicted] = 0.7
-    predictions = metrics.Predictions(np.arange(4), np.array([0, 1, 1, 2]), probabilities)
-    assert metrics.accuracy(predictions) == 0.5
-    expected = -(np.log(0.7) * 2 + np.log(0.05) * 2) / 4
-    assert metrics.loss(predictions) == pytest.approx(expected)
-    # F1: class 0 has precision 1/2, recall 1; class 1 precision 1, recall 1/2; the others 0.
-    assert metrics.macro_f1(predictions) == pytest.approx((2 / 3 + 2 / 3) / 7)
-    matrix = np.zeros((7, 7), int)
-    matrix[0, 0] = matrix[1, 0] = matrix[1, 1] = matrix[2, 3] = 1
-    np.testing.assert_array_equal(metrics.confusion_matrix(predictions), matrix)
-
-
-def test_a_probability_of_zero_has_a_finite_loss():
-    one = metrics.Predictions(np.zeros(1), np.array([1]), np.eye(7, dtype=np.float32)[:1])
-    assert 80 < metrics.loss(one) < 100
 
 
 def test_class_weights_multiply_the_loss_and_do_not_divide_it():

@@ -1,9 +1,14 @@
-"""Table 2 of the paper: the accuracy of the networks, ours and the paper's."""
+"""Tables of a run: tables 1 and 2 of the paper, and more; as text, Markdown and HTML."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from fermm.data import splits
+from fermm.data.faces import EMOTIONS
+from fermm.evaluate.metrics import METRICS
+from fermm.evaluate.run import Run
 
 PAPER = {
     "image": {"validation": 47.0, "test": 45.2},
@@ -12,6 +17,10 @@ PAPER = {
     "feature_fusion": {"validation": 49.4, "test": 48.5},
 }
 """Table 2 of the paper: accuracy in percent, of one run each."""
+
+PAPER_COUNTS = (4953, 547, 5121, 8989, 6077, 4002, 6198)
+PAPER_WEIGHTS = (1.815, 16.433, 1.755, 1.0, 1.479, 2.246, 1.450)
+"""Table 1 of the paper: faces of each emotion, and what they weigh in the loss."""
 
 TITLES = {
     "image": "NN1 (image)",
@@ -26,32 +35,272 @@ def title(network: str) -> str:
     return TITLES.get(network, network)
 
 
-def table_2(metrics: Mapping[str, Any], *, data: str, paper: bool) -> str:
-    """Table 2 as text.
+class Table(NamedTuple):
+    """A table; its first column names the rows.
 
-    Args:
-        metrics: the content of `metrics.json`.
-        data: what the networks were evaluated on, for the caption.
-        paper: whether the paper's numbers, which are of FER2013 in the paper's split, stand beside.
+    Attributes:
+        caption: one line.
+        head: titles of the columns.
+        rows: cells, as many in each row as in the head.
+        words: whether the cells are words, set to the left, not numbers.
     """
-    splits = [s for s in ("train", "validation", "test") if s in next(iter(metrics.values()))]
-    seeds = max(len(m[s]["accuracy"]) for m in metrics.values() for s in splits)
-    head = f"{'':<22}" + "".join(
-        f"{split:>16}" + (f"{'paper':>8}" if paper and split != "train" else "") for split in splits
-    )
-    lines = [
-        f"Table 2. Accuracy in percent on {data}"
-        + (f", mean and standard deviation over {seeds} seeds." if seeds > 1 else ", one seed."),
-        head,
-    ]
-    for network, figures in metrics.items():
-        line = f"{title(network):<22}"
-        for split in splits:
-            values = 100 * np.asarray(figures[split]["accuracy"])
-            spread = f" +- {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-            line += f"{f'{values.mean():.1f}{spread}':>16}"
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: bool = False
+
+    def text(self) -> str:
+        """For a terminal."""
+        widths = [max(map(len, column)) for column in zip(self.head, *self.rows, strict=True)]
+
+        def line(cells: Sequence[str]) -> str:
+            padded = [cells[0].ljust(widths[0])]
+            padded += [c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True)]
+            return "  ".join(padded).rstrip()
+
+        return "\n".join([self.caption, *map(line, [self.head, *self.rows])])
+
+    def markdown(self) -> str:
+        """For a document."""
+
+        def line(cells: Sequence[str]) -> str:
+            return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+        others = "---" if self.words else "---:"
+        rule = f"| {' | '.join(['---', *[others] * (len(self.head) - 1)])} |"
+        return "\n".join([self.caption, "", line(self.head), rule, *map(line, self.rows)])
+
+
+def points(value: float, digits: int = 1) -> str:
+    """A share in percent, or a difference in points, with a true minus sign."""
+    return number(100 * value, digits)
+
+
+def number(value: float, digits: int) -> str:
+    """With a true minus sign, and none before zero."""
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if not float(text) else text.replace("-", "\N{MINUS SIGN}")
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean of shares in percent, and their standard deviation if there are several."""
+    mean = points(float(np.mean(values)))
+    return mean if len(values) == 1 else f"{mean} ± {points(float(np.std(values, ddof=1)))}"
+
+
+def interval(bounds: Sequence[float] | None, digits: int = 1, factor: float = 100) -> str:
+    """Both ends, of shares in percent by default."""
+    if bounds is None:
+        return "none"
+    return " to ".join(number(factor * bound, digits) for bound in bounds)
+
+
+def table_1(run: Run) -> Table:
+    """Faces and class weight of each emotion, the paper's beside if the faces are FER2013."""
+    samples = run.samples
+    of_paper = run.config["data"]["source"] == "fer2013"
+    head = ["emotion", "faces", *splits.NAMES, "weight"]
+    head += ["paper: faces", "paper: weight"] * of_paper
+    rows = []
+    for i, emotion in enumerate(EMOTIONS):
+        own = samples.labels == i
+        row = [emotion, str(own.sum())]
+        row += [str((own & (samples.splits == s)).sum()) for s in range(len(splits.NAMES))]
+        row += [f"{samples.class_weights[i]:.3f}"]
+        row += [str(PAPER_COUNTS[i]), f"{PAPER_WEIGHTS[i]:.3f}"] * of_paper
+        rows.append(row)
+    return Table(f"Table 1. {run.title}: faces of each emotion and class weights.", head, rows)
+
+
+def table_2(run: Run) -> Table:
+    """Accuracy of the networks on each split, with the paper's beside if the split is its."""
+    seeds = len(run.seeds)
+    paper = run.has_rows_of_the_paper
+    head = ["network"]
+    for split in run.splits:
+        head += [split, "paper"] if paper and split != "train" else [split]
+    rows = []
+    for name, trained in run.networks.items():
+        row = [title(name)]
+        for split in run.splits:
+            row.append(spread([METRICS["accuracy"](t.predictions[split]) for t in trained]))
             if paper and split != "train":
-                known = PAPER.get(network, {}).get(split)
-                line += f"{'' if known is None else f'{known:.1f}':>8}"
-        lines.append(line)
-    return "\n".join(lines)
+                known = PAPER.get(name, {}).get(split)
+                row.append("" if known is None else f"{known:.1f}")
+        rows.append(row)
+    over = f", mean and standard deviation over {seeds} seeds" if seeds > 1 else ", one seed"
+    return Table(f"Table 2. Accuracy in percent on {run.title}{over}.", head, rows)
+
+
+def merits(run: Run, assessment: Mapping[str, Any]) -> list[Table]:
+    """A table for each figure of merit, with its intervals."""
+    several = len(run.seeds) > 1
+    tables = []
+    for name, metric in METRICS.items():
+        factor, digits = (100, 1) if metric.percent else (1, 3)
+        head = ["network", "mean"]
+        head += (
+            ["sd over seeds", "95% over seeds", "95% over faces", "95% over both"]
+            if several
+            else ["95% over faces"]
+        )
+        rows = []
+        for network, found in assessment["networks"].items():
+            of = found[name]
+            row = [title(network), number(factor * of["mean"], digits)]
+            if several:
+                row += [number(factor * of["sd"], digits)]
+                row += [interval(of["over_seeds"], digits, factor)]
+                row += [interval(of["over_images"], digits, factor)]
+            rows.append([*row, interval(of["interval"], digits, factor)])
+        unit = " in percent" if metric.percent else ""
+        better = "more" if metric.higher_is_better else "less"
+        what = metric.title[0].upper() + metric.title[1:]
+        tables.append(
+            Table(f"{what}{unit} on {run.assessed} data; {better} is better.", head, rows)
+        )
+    return tables
+
+
+def differences(run: Run, assessment: Mapping[str, Any]) -> Table:
+    """Every two networks on the same faces."""
+    rows = []
+    for pair in assessment["pairs"]:
+        p = sorted(test["p_holm"] for test in pair["mcnemar"])
+        below = sum(x < 0.05 for x in p)
+        rows.append(
+            [
+                f"{title(pair['better'])} against {title(pair['worse'])}",
+                points(pair["difference"]["mean"]),
+                interval(pair["difference"]["over_images"]),
+                interval(pair["difference"]["interval"]),
+                f"{_p(p[0])}" if len(p) == 1 else f"{_p(p[0])} to {_p(p[-1])}",
+                f"{below} of {len(p)}",
+                "better" if pair["shown"] else "not shown",
+            ]
+        )
+    return Table(
+        f"Differences of accuracy on {run.assessed} data, in points, on the same faces. McNemar's "
+        "exact test for each seed, corrected over the pairs by Holm's method.",
+        [
+            "networks",
+            "difference",
+            "95% over faces",
+            "95% over seeds and faces" if len(run.seeds) > 1 else "95%",
+            "McNemar p, corrected",
+            "seeds with p < 0.05",
+            "verdict",
+        ],
+        rows,
+    )
+
+
+def _p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+
+
+def copies(run: Run, assessment: Mapping[str, Any]) -> Table | None:
+    """Accuracy with and without faces that also stand in the training data; None if none does."""
+    rows = []
+    for name, found in assessment["networks"].items():
+        without = found["accuracy_without_copies"]
+        if without is None:
+            return None
+        rows.append(
+            [
+                title(name),
+                points(found["accuracy"]["mean"]),
+                points(without["mean"]),
+                interval(without["interval"]),
+            ]
+        )
+    share = assessment["copied"] / assessment["faces"]
+    return Table(
+        f"Accuracy in percent with and without the {assessment['copied']} of the "
+        f"{assessment['faces']} {run.assessed} faces ({points(share)}%) that are pixel by pixel "
+        "the same as a training face.",
+        ["network", f"all {run.assessed} faces", "without copies", "95%"],
+        rows,
+    )
+
+
+def by_class(run: Run, assessment: Mapping[str, Any], score: str) -> Table:
+    """Precision, recall or F1 of each emotion."""
+    rows = [
+        [title(name), *(points(x) for x in found["by_class"][score])]
+        for name, found in assessment["networks"].items()
+    ]
+    what = {"precision": "Precision", "recall": "Recall", "f1": "F1"}[score]
+    return Table(
+        f"{what} by emotion on {run.assessed} data, in percent.", ["network", *EMOTIONS], rows
+    )
+
+
+def modalities(run: Run, assessment: Mapping[str, Any]) -> list[Table]:
+    """What each modality does, a table for each fusion."""
+    tables = []
+    for name, found in assessment["fusions"].items():
+        rows = []
+        for part, of in found["modalities"].items():
+            cost, changed = of["cost"], of["changed"]
+            rows.append(
+                [
+                    part,
+                    points(of["alone"]["mean"]),
+                    points(of["shuffled"]["mean"]),
+                    f"{points(cost['mean'])} ({interval(cost['interval'])})",
+                    points(changed["mean"]),
+                ]
+            )
+        tables.append(
+            Table(
+                f"{title(name)}: accuracy {points(found['fused']['mean'])}%; of an oracle that "
+                f"takes whichever part is right {points(found['either']['mean'])}%. In percent of "
+                f"the {run.assessed} faces; shuffled: the modality comes from another face.",
+                [
+                    "modality",
+                    "alone",
+                    "fusion, shuffled",
+                    "lost by it (95%)",
+                    "decisions changed by it",
+                ],
+                rows,
+            )
+        )
+    return tables
+
+
+def audit(assessment: Mapping[str, Any]) -> Table:
+    """The requirements of the paper's section 5.1."""
+    words = {True: "met", False: "not met", None: "cannot tell"}
+    return Table(
+        "Audit of the paper's requirements (section 5.1).",
+        ["number", "requirement", "checked by", "found", "verdict"],
+        [
+            [row["number"], row["requirement"], row["check"], row["value"], words[row["met"]]]
+            for row in assessment["audit"]
+        ],
+        words=True,
+    )
+
+
+def times(run: Run) -> Table:
+    """Parameters and training time of each network."""
+    rows = []
+    for name, trained in run.networks.items():
+        seconds = [sum(row["seconds"] for row in t.history) for t in trained]
+        rows.append(
+            [
+                title(name),
+                f"{trained[0].meta['parameters']:,}",
+                str(len(trained[0].history)),
+                f"{np.mean(seconds):,.1f}",
+                f"{min(seconds):,.1f} to {max(seconds):,.1f}",
+            ]
+        )
+    return Table(
+        "Trained parameters, and seconds of training and validation (mean and range over seeds).",
+        ["network", "parameters", "epochs", "seconds", "range"],
+        rows,
+    )

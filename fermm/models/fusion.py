@@ -51,11 +51,17 @@ class Fusion(nn.Module):
 
     def classify(self, embedding: Mapping[str, jax.Array], *, train: bool) -> Outputs:
         """Both embeddings -> the head's features and logits."""
+        return self.head(self.classify_parts(embedding, train=train), train=train)
+
+    def classify_parts(
+        self, embedding: Mapping[str, jax.Array], *, train: bool
+    ) -> dict[str, Outputs]:
+        """Both embeddings -> what each network says by itself."""
         parts = {}
         for name in MODALITIES:
             part = getattr(self, name).classify(embedding[name], train=train)
             parts[name] = jax.lax.stop_gradient(part) if name in self.frozen else part
-        return self.head(parts, train=train)
+        return parts
 
     def __call__(
         self, inputs: Inputs, *, train: bool = False, mask: jax.Array | None = None

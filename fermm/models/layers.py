@@ -77,6 +77,7 @@ def _by_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
+@jax.named_scope("max_pool_2x2")
 def max_pool_2x2(x: jax.Array, stride: int) -> jax.Array:
     """2x2 maximum, no padding, stride 1 or 2: (C, H, W, B) -> (C, ceil((H-1)/stride), ..., B).
 

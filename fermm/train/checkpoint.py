@@ -21,7 +21,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from fermm.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 WHICH = ("last", "best")
 
 

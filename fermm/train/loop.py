@@ -19,6 +19,7 @@ from flax import serialization
 from fermm.data import batches
 from fermm.errors import InputError
 from fermm.train import checkpoint, optimizer, partition, progress, steps
+from fermm.train.events import Events
 
 CHUNK_SECONDS = 1.0  # of training between two looks at the figures
 HISTORY_COLUMNS = (
@@ -49,6 +50,7 @@ class Task(NamedTuple):
         directory: gets `history.csv` and `checkpoints/`.
         meta: what each checkpoint shall say besides `history` and `epoch`.
         setup_seconds: spent on the data before, told as part of the first epoch's seconds.
+        events: gets TensorBoard event files; None writes none.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Task(NamedTuple):
     directory: Path
     meta: Mapping[str, Any]
     setup_seconds: float = 0.0
+    events: Path | None = None
 
 
 def key_for(seed: int, *names: str) -> jax.Array:
@@ -183,6 +186,7 @@ def _fit(tasks: Sequence[Task], done: int) -> list[tuple[dict[str, Any], list[di
         ]
         for writer in writers:
             writer.forget_after(done)
+        events = [stack.enter_context(Events(each.events, done)) for each in tasks]
         shown = stack.enter_context(
             progress.Progress(label, epochs * steps_per_epoch, done * steps_per_epoch)
         )
@@ -246,6 +250,7 @@ def _fit(tasks: Sequence[Task], done: int) -> list[tuple[dict[str, Any], list[di
                 histories[i].append(
                     dict(zip(HISTORY_COLUMNS, (row[0], *map(float, row[1:])), strict=True))
                 )
+                events[i].add(histories[i][-1])
             means = {
                 name: np.mean([history[-1][name] for history in histories])
                 for name in HISTORY_COLUMNS[1:]

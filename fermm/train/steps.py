@@ -184,12 +184,15 @@ def _all_before_any(grads: Any) -> Any:
     return jax.tree.map(lambda g: g + nothing, grads)
 
 
-def make_forward(module: nn.Module, method: str = "__call__") -> Callable[[Any, Any], Any]:
+def make_forward(
+    module: nn.Module, method: str | Callable[..., Any] = "__call__"
+) -> Callable[[Any, Any], Any]:
     """A pass over all samples without training (no dropout, running statistics).
 
     Args:
         module: the network.
-        method: "__call__" or "classify", for outputs; "encode", for embeddings.
+        method: "__call__" or "classify", for outputs; "encode", for embeddings; or another method
+            of its class that takes inputs and `train`.
 
     Returns:
         `forward(variables, inputs) -> outputs`, for any number N of samples; outputs are NumPy

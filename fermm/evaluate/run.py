@@ -1,0 +1,227 @@
+"""What a run left in its directory, read back: all that its evaluation needs.
+
+Neither the faces nor any further training are needed for it.
+"""
+
+import errno
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fermm.data import splits
+from fermm.errors import InputError
+from fermm.evaluate import metrics
+from fermm.evaluate.metrics import Predictions
+from fermm.train import checkpoint, loop
+
+SAMPLES = "samples.npz"
+METRICS = "metrics.json"
+
+
+class Samples(NamedTuple):
+    """The faces of a run, without their pixels.
+
+    Attributes:
+        rows: int64 (N,), row of each face in its source.
+        labels: int32 (N,).
+        splits: int8 (N,), index into `fermm.data.splits.NAMES`.
+        copied: bool (N,), whether a training face is pixel by pixel the same (of those of the
+            training split, whether another one is).
+        class_weights: float64 (7,), in the training loss.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    splits: np.ndarray
+    copied: np.ndarray
+    class_weights: np.ndarray
+
+    def of(self, split: str) -> "Samples":
+        """Those of one split."""
+        where = self.splits == splits.NAMES.index(split)
+        return Samples(
+            self.rows[where],
+            self.labels[where],
+            self.splits[where],
+            self.copied[where],
+            self.class_weights,
+        )
+
+
+class Modalities(NamedTuple):
+    """What a fusion and its parts decide about the N faces of one split.
+
+    Attributes:
+        rows: int64 (N,).
+        labels: int32 (N,).
+        decisions: int8 (N,), of the fusion.
+        alone: by modality, int8 (N,): decisions of the part that reads only that one.
+        shuffled: by modality, int8 (R, N): decisions of the fusion where that modality comes from
+            another face of the split, for R permutations.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    decisions: np.ndarray
+    alone: dict[str, np.ndarray]
+    shuffled: dict[str, np.ndarray]
+
+
+class Trained(NamedTuple):
+    """A network of one seed.
+
+    Attributes:
+        seed: of its training.
+        meta: what its last checkpoint says, see `fermm.train.checkpoint`.
+        history: a row for each epoch, see `fermm.train.loop`.
+        predictions: by split.
+        modalities: of a fusion, for the assessed split; else None.
+    """
+
+    seed: int
+    meta: Mapping[str, Any]
+    history: list[dict[str, float]]
+    predictions: dict[str, Predictions]
+    modalities: Modalities | None
+
+
+class Run(NamedTuple):
+    """A run.
+
+    Attributes:
+        directory: where it is.
+        config: as in its `config.json`.
+        title: what the faces are, for captions.
+        note: what a reader should know of its split, or "".
+        identity: of its data, see `fermm.data.source.Source`.
+        samples: its faces.
+        networks: by name, one for each seed.
+    """
+
+    directory: Path
+    config: Mapping[str, Any]
+    title: str
+    note: str
+    identity: Mapping[str, Any]
+    samples: Samples
+    networks: dict[str, list[Trained]]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The parts of the data that were evaluated."""
+        return tuple(self.config["evaluate"]["splits"])
+
+    @property
+    def assessed(self) -> str:
+        """The split on which networks are compared: the last of `splits`."""
+        return self.splits[-1]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of which all networks were trained."""
+        return tuple(self.config["seeds"])
+
+    @property
+    def has_rows_of_the_paper(self) -> bool:
+        """Whether its split is the paper's."""
+        data = self.config["data"]
+        paper = data["source"] == "fer2013" and data["split"] == "paper"
+        return paper and data["split_seed"] == 0 and not self.note
+
+
+def predictions_file(directory: Path, split: str) -> Path:
+    """Where a network's directory of one seed holds its predictions."""
+    return directory / f"predictions_{split}.npz"
+
+
+def modalities_file(directory: Path, split: str) -> Path:
+    """Where a fusion's directory of one seed holds its `Modalities`."""
+    return directory / f"modalities_{split}.npz"
+
+
+def save_samples(directory: Path, samples: Samples) -> None:
+    """Writes `samples.npz`: `row`, `label`, `split`, `copied`, `class_weights`."""
+    names = ("row", "label", "split", "copied", "class_weights")
+    metrics.save_arrays(directory / SAMPLES, **dict(zip(names, samples, strict=True)))
+
+
+def save_modalities(path: Path, modalities: Modalities) -> None:
+    """Writes `row`, `label`, `decision`, and `<modality>_alone`, `<modality>_shuffled` for each."""
+    arrays = {f"{name}_alone": x for name, x in modalities.alone.items()}
+    arrays |= {f"{name}_shuffled": x for name, x in modalities.shuffled.items()}
+    metrics.save_arrays(
+        path,
+        row=modalities.rows,
+        label=modalities.labels,
+        decision=modalities.decisions,
+        **arrays,
+    )
+
+
+def load_modalities(path: Path) -> Modalities:
+    """The inverse of `save_modalities`."""
+    with np.load(path, allow_pickle=False) as data:
+        ends = {
+            end: {name.removesuffix(end): data[name] for name in data if name.endswith(end)}
+            for end in ("_alone", "_shuffled")
+        }
+        return Modalities(
+            data["row"], data["label"], data["decision"], ends["_alone"], ends["_shuffled"]
+        )
+
+
+def load(directory: Path) -> Run:
+    """Reads a run directory.
+
+    Raises:
+        InputError: it is none, or the run was not finished.
+    """
+    config, data = (_read_json(directory / name) for name in ("config.json", "data.json"))
+    missing = f"the run is not finished: start it again with --workdir {directory}"
+    try:
+        with np.load(directory / SAMPLES, allow_pickle=False) as file:
+            samples = Samples(*(file[k] for k in file))
+        networks = {
+            name: [_load_trained(directory / name, config, seed) for seed in config["seeds"]]
+            for name in config["networks"]
+        }
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: missing; {missing}") from None
+    return Run(
+        directory,
+        config,
+        data["title"],
+        data["note"],
+        data["identity"],
+        samples,
+        networks,
+    )
+
+
+def _load_trained(directory: Path, config: Mapping[str, Any], seed: int) -> Trained:
+    directory = directory / f"seed_{seed}"
+    names = config["evaluate"]["splits"]
+    modalities = modalities_file(directory, names[-1])
+    if not checkpoint.epochs(directory / "checkpoints"):
+        raise FileNotFoundError(errno.ENOENT, "no checkpoint", str(directory / "checkpoints"))
+    return Trained(
+        seed,
+        checkpoint.read_meta(checkpoint.locate(directory / "checkpoints")),
+        loop.read_history(directory / "history.csv"),
+        {name: metrics.load_predictions(predictions_file(directory, name)) for name in names},
+        load_modalities(modalities) if modalities.is_file() else None,
+    )
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError:
+        raise InputError(
+            f"{file.parent}: not the directory of a run: {file.name} is missing"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read as JSON ({error})") from None

@@ -1,0 +1,1032 @@
+"""Assessment and report of runs written by hand, whose numbers are known; the pages in Chromium.
+
+No network is trained here: predictions, histories and what checkpoints say are written as
+`fermm.experiment` leaves them.
+"""
+
+import base64
+import collections
+import fcntl
+import html.parser
+import itertools
+import json
+import math
+import os
+import re
+import runpy
+import select
+import shutil
+import subprocess
+import sys
+import time
+
+import matplotlib.figure
+import numpy as np
+import pytest
+
+from configs import synthetic
+from fermm.data.faces import EMOTIONS
+from fermm.errors import InputError
+from fermm.evaluate import architecture, assess, compare, figures, metrics, report, run, table
+from fermm.train import checkpoint as checkpoints
+from fermm.train import loop
+
+SIZES = {"train": 42, "validation": 28, "test": 70}
+# Faces of the source stand in the splits in another order, as they do in a real run.
+ORDER = np.random.RandomState(0).permutation(sum(SIZES.values()))
+INDICES = dict(zip(SIZES, np.split(ORDER, [42, 70]), strict=True))
+ROWS = 1000 + 3 * np.arange(len(ORDER))
+LABELS = np.empty(len(ORDER), np.int32)
+for _split in INDICES.values():
+    LABELS[_split] = np.arange(len(_split)) % 7
+CONFIDENCE = 0.79  # of every decision; the other six classes have 0.035 each
+
+NAMES = ("image", "landmarks", "decision_fusion", "feature_fusion")
+ALL = range(70)
+NOT_ONE = ()
+
+
+def predictions(split, wrong):
+    """Of one network on a split: wrong at these positions of it, where it says the next class."""
+    rows, labels = ROWS[INDICES[split]], LABELS[INDICES[split]]
+    decisions = labels.copy()
+    wrong = list(wrong)
+    decisions[wrong] = (labels[wrong] + 1) % 7
+    probabilities = np.full((len(labels), 7), (1 - CONFIDENCE) / 6, np.float32)
+    probabilities[np.arange(len(labels)), decisions] = CONFIDENCE
+    return metrics.Predictions(rows, labels, probabilities)
+
+
+def fabricate(
+    directory,
+    wrong,
+    *,
+    modalities=None,
+    copied=(),
+    splits=tuple(SIZES),
+    title="synthetic (drawn) faces",
+    note="",
+    faces="faces",
+    seconds=1.5,
+    **changes,
+):
+    """Writes the directory of a finished run.
+
+    Args:
+        directory: where.
+        wrong: by network, for each seed: positions of the test faces that it gets wrong, or by
+            split such positions. It is right wherever nothing is said.
+        modalities: by fusion, for each seed: by modality, the positions that its part gets wrong,
+            and for each permutation those that the fusion does with it shuffled. By default its
+            parts are the networks of the run, and shuffled it does as they do.
+        copied: positions of test faces that are copies of training faces.
+        splits: `config.evaluate.splits`.
+        title: of the data.
+        note: about the data.
+        faces: their digest.
+        seconds: of each of the two epochs.
+        changes: of the config, by path with `__`.
+
+    Returns:
+        The directory.
+    """
+    config = synthetic.get_config()
+    for name, section in {"image": "image", **dict.fromkeys(wrong, None)}.items():
+        if name not in config:
+            config[name] = config.decision_fusion if section is None else config[section]
+    config.networks = tuple(wrong)
+    config.seeds = tuple(range(len(next(iter(wrong.values())))))
+    config.evaluate.splits = splits
+    config.image.arguments.hidden = 16
+    for path, value in changes.items():
+        *sections, field = path.split("__")
+        section = config
+        for name in sections:
+            section = section[name]
+        section[field] = value
+    config = config.to_dict()
+    identity = {
+        "faces": faces,
+        "landmarks": "landmarks",
+        "split": config["data"]["split"],
+        "split_seed": config["data"]["split_seed"],
+        "sizes": SIZES,
+    }
+    directory.mkdir(parents=True)
+    (directory / "config.json").write_text(json.dumps(config))
+    data = {"title": title, "note": note, "identity": identity}
+    (directory / "data.json").write_text(json.dumps(data))
+    where = np.empty(len(ORDER), np.int8)
+    for i, indices in enumerate(INDICES.values()):
+        where[indices] = i
+    copies = np.zeros(len(ORDER), bool)
+    copies[INDICES["test"][list(copied)]] = True
+    weights = np.arange(1.0, 8.0)
+    run.save_samples(directory, run.Samples(ROWS, LABELS, where, copies, weights))
+
+    for name, of_seeds in wrong.items():
+        for seed, of_splits in enumerate(of_seeds):
+            if not isinstance(of_splits, dict):
+                of_splits = {"test": of_splits}
+            own = directory / name / f"seed_{seed}"
+            for split in splits:
+                made = predictions(split, of_splits.get(split, ()))
+                own.mkdir(parents=True, exist_ok=True)
+                metrics.save_predictions(run.predictions_file(own, split), made)
+            parts = (modalities or {}).get(name)
+            if parts is None and "head" in config[name] and {"image", "landmarks"} <= set(wrong):
+                alone = {
+                    part: w["test"] if isinstance(w := wrong[part][seed], dict) else w
+                    for part in ("image", "landmarks")
+                }
+                parts = {seed: {part: (w, [w]) for part, w in alone.items()}}
+            if parts:
+                run.save_modalities(
+                    run.modalities_file(own, splits[-1]),
+                    _modalities(of_splits.get("test", ()), parts[seed]),
+                )
+            history = [
+                dict.fromkeys(loop.HISTORY_COLUMNS, 0.5) | {"epoch": e, "seconds": seconds}
+                for e in (1, 2)
+            ]
+            loop.write_history(own / "history.csv", history)
+            _write_meta(own / "checkpoints" / "2", config, name, seed, history, identity)
+    return directory
+
+
+def _modalities(wrong, parts):
+    def decisions(wrong):
+        return predictions("test", wrong).decisions.astype(np.int8)
+
+    return run.Modalities(
+        ROWS[INDICES["test"]],
+        LABELS[INDICES["test"]],
+        decisions(wrong),
+        {name: decisions(alone) for name, (alone, _) in parts.items()},
+        {name: np.stack([decisions(s) for s in shuffled]) for name, (_, shuffled) in parts.items()},
+    )
+
+
+def _write_meta(checkpoint, config, name, seed, history, identity):
+    def spec(name):
+        of = config[name]
+        if "head" not in of:
+            return {"model": of["model"], "arguments": of["arguments"]}
+        parts = {part: spec(part) for part in ("image", "landmarks")}
+        return {"head": of["head"], "arguments": of["arguments"], **parts}
+
+    inputs = {"image": ["images"], "landmarks": ["landmarks"]}.get(name, ["images", "landmarks"])
+    meta = {
+        "format": checkpoints.FORMAT,
+        "network": name,
+        "seed": seed,
+        "epoch": 2,
+        "history": history,
+        "spec": spec(name),
+        "inputs": inputs,
+        "trained": [],
+        "parameters": 1234567,
+        "labels": EMOTIONS,
+        "config": config,
+        "data": identity,
+        "versions": {"fermm": "1", "jax": "2", "flax": "3"},
+        "machine": {"system": "s", "python": "3", "cores": 2, "devices": "an abacus"},
+    }
+    (checkpoint / "variables").mkdir(parents=True)
+    (checkpoint / "meta").mkdir()
+    (checkpoint / "meta" / "metadata").write_text(json.dumps(meta))
+
+
+def assessed(directory, *args, **kwargs):
+    """A fabricated run, read back, and its assessment, which must be JSON."""
+    read = run.load(fabricate(directory, *args, **kwargs))
+    found = assess.assess(read)
+    assert json.loads(json.dumps(found, allow_nan=False)) == json.loads(json.dumps(found))
+    return read, found
+
+
+def evaluate(*arguments):
+    """`python -m fermm.evaluate` with these arguments, in this process."""
+    before = sys.argv
+    sys.argv = ["fermm.evaluate", *map(str, arguments)]
+    # Warns of a module that is there already, which for this one changes nothing.
+    sys.modules.pop("fermm.evaluate.__main__", None)
+    try:
+        runpy.run_module("fermm.evaluate", run_name="__main__")
+    finally:
+        sys.argv = before
+
+
+# ------------------------------------------------------------------ what the numbers mean
+
+
+def test_a_network_that_is_right_where_another_is_wrong_is_better(tmp_path):
+    _, found = assessed(tmp_path / "run", {"image": [ALL, ALL], "landmarks": [NOT_ONE, NOT_ONE]})
+    (pair,) = found["pairs"]
+    assert (pair["better"], pair["worse"], pair["shown"]) == ("landmarks", "image", True)
+    difference = {k: pair["difference"][k] for k in ("mean", "sd", "over_images", "interval")}
+    assert difference == {"mean": 1, "sd": 0, "over_images": (1, 1), "interval": (1, 1)}
+    for seed, test in enumerate(pair["mcnemar"]):
+        assert (test["seed"], test["only_better"], test["only_worse"]) == (seed, 70, 0)
+        # All 70 heads, or all tails.
+        assert test["p"] == pytest.approx(2 * 0.5**70)
+        assert test["p_holm"] == test["p"]
+    assert found["sentences"] == [
+        "NN2 (landmarks) is better than NN1 (image) by 100.0 points, 95% interval 100.0 to 100.0."
+    ]
+
+
+def test_networks_that_are_right_on_the_same_faces_do_not_differ(tmp_path):
+    half = range(35)
+    read, found = assessed(tmp_path / "run", {"image": [half], "landmarks": [half]})
+    (pair,) = found["pairs"]
+    assert pair["difference"]["interval"] == (0, 0)
+    assert pair["mcnemar"][0]["p"] == 1
+    assert not pair["shown"]
+    shown = table.differences(read, found)
+    assert shown.rows[0][1:] == ["0.0", "0.0 to 0.0", "0.0 to 0.0", "1.000", "0 of 1", "not shown"]
+
+
+def test_few_faces_show_a_large_difference_and_not_a_small_one(tmp_path):
+    """Half, half of the others, one face more, and all: what intervals must tell apart."""
+    wrong = {
+        "image": [range(35)],
+        "landmarks": [range(35, 70)],
+        "decision_fusion": [range(36, 70)],
+        "feature_fusion": [NOT_ONE],
+    }
+    read, found = assessed(tmp_path / "run", wrong)
+    verdicts = {(p["better"], p["worse"]): p["shown"] for p in found["pairs"]}
+    assert verdicts == {
+        ("image", "landmarks"): False,
+        ("decision_fusion", "image"): False,
+        ("decision_fusion", "landmarks"): False,  # one face of seventy
+        ("feature_fusion", "image"): True,
+        ("feature_fusion", "landmarks"): True,
+        ("feature_fusion", "decision_fusion"): True,
+    }
+    by_names = {(p["better"], p["worse"]): p for p in found["pairs"]}
+    only = by_names["decision_fusion", "image"]["mcnemar"][0]
+    assert (only["only_better"], only["only_worse"]) == (35, 34)
+    # Of six exact p-values 2 x 0.5^n with n = 35, 35, 34, Holm takes 6, 5 and 4 times as much.
+    p = sorted(pair["mcnemar"][0]["p_holm"] for pair in found["pairs"])
+    np.testing.assert_allclose(p[:3], [12 * 0.5**35, 12 * 0.5**35, 8 * 0.5**34], rtol=1e-9)
+    assert p[3:] == [1, 1, 1]
+    words = [row[-1] for row in table.differences(read, found).rows]
+    assert words.count("better") == 3
+    assert words.count("not shown") == 3
+    assert sum("not shown" in sentence for sentence in found["sentences"]) == 3
+
+
+def test_figures_of_merit_by_hand(tmp_path):
+    read, found = assessed(tmp_path / "run", {"image": [range(35), range(28)]})
+    of = found["networks"]["image"]
+    assert of["accuracy"]["seeds"] == [0.5, 0.6]
+    assert of["accuracy"]["mean"] == pytest.approx(0.55)
+    right, wrong = -math.log(0.79), -math.log(0.035)
+    losses = [(35 * right + 35 * wrong) / 70, (42 * right + 28 * wrong) / 70]
+    np.testing.assert_allclose(of["log_loss"]["seeds"], losses, rtol=1e-6)  # float32
+    # (0.79 - 1)^2 or 0.79^2 for the decision, (0.035 - 1)^2 for a truth that is not decided.
+    right, wrong = 0.21**2 + 6 * 0.035**2, 0.79**2 + 0.965**2 + 5 * 0.035**2
+    scores = [(35 * right + 35 * wrong) / 70, (42 * right + 28 * wrong) / 70]
+    np.testing.assert_allclose(of["brier"]["seeds"], scores, rtol=1e-6)
+    # Always as sure, so that the error is the gap of the means.
+    np.testing.assert_allclose(of["calibration_error"]["seeds"], [0.29, 0.19], rtol=1e-5)
+    # Of each class five or four are taken for the next.
+    for score in ("recall", "precision", "f1"):
+        np.testing.assert_allclose(of["by_class"][score], [0.55] * 7)
+    np.testing.assert_allclose(of["macro_f1"]["seeds"], [0.5, 0.6])
+    assert of["splits"]["train"]["accuracy"] == 1
+    assert of["seconds"] == 3
+    accuracy, *_, calibration = table.merits(read, found)
+    assert accuracy.caption == "Accuracy in percent on test data; more is better."
+    # By Student's t for one degree of freedom +- 63.5, but no accuracy is above 100%.
+    assert accuracy.rows[0][:4] == ["NN1 (image)", "55.0", "7.1", "0.0 to 100.0"]
+    assert calibration.caption == "Calibration error in percent on test data; less is better."
+    assert calibration.rows[0][:3] == ["NN1 (image)", "24.0", "7.1"]
+
+
+def test_copies_are_counted_and_left_out(tmp_path):
+    wrong = {"image": [range(35)], "landmarks": [range(28, 70)]}
+    read, found = assessed(tmp_path / "run", wrong, copied=range(7))
+    assert (found["faces"], found["copied"]) == (70, 7)
+    without = {k: v["accuracy_without_copies"]["mean"] for k, v in found["networks"].items()}
+    # The image network was wrong on all seven, the other right: 35 and 21 right of 63.
+    np.testing.assert_allclose([without["image"], without["landmarks"]], [35 / 63, 21 / 63])
+    shown = table.copies(read, found)
+    assert shown.caption.startswith(
+        "Accuracy in percent with and without the 7 of the 70 test faces (10.0%)"
+    )
+    assert [row[:3] for row in shown.rows] == [
+        ["NN1 (image)", "50.0", "55.6"],
+        ["NN2 (landmarks)", "40.0", "33.3"],
+    ]
+
+
+@pytest.mark.parametrize("copied", [(), ALL])
+def test_without_copies_or_without_others_there_is_no_such_table(tmp_path, copied):
+    read, found = assessed(tmp_path / "run", {"image": [range(35)]}, copied=copied)
+    assert found["copied"] == len(copied)
+    assert found["networks"]["image"]["accuracy_without_copies"] is None
+    assert table.copies(read, found) is None
+
+
+def test_modalities_by_hand(tmp_path):
+    """A fusion that does not look at the landmarks, and right on 56 faces.
+
+    Without its image it is wrong on 14 more, the first 14, with one of two permutations, and wrong
+    as before with the other.
+    """
+    fused = range(56, 70)
+    parts = {
+        "image": (range(42, 70), [[*range(14), *fused], fused]),
+        "landmarks": (range(49), [fused, fused]),
+    }
+    read, found = assessed(
+        tmp_path / "run",
+        {"decision_fusion": [fused]},
+        modalities={"decision_fusion": [parts]},
+    )
+    of = found["fusions"]["decision_fusion"]
+    assert of["fused"]["mean"] == 0.8
+    # Either is right: all but 42 to 48.
+    assert of["either"]["mean"] == pytest.approx(0.9)
+    image, landmarks = of["modalities"]["image"], of["modalities"]["landmarks"]
+    for key in ("cost", "changed"):
+        assert landmarks[key]["mean"] == 0
+        assert landmarks[key]["interval"] == (0, 0)
+        assert image[key]["mean"] == pytest.approx(0.1)
+        assert image[key]["interval"][0] > 0
+    assert landmarks["changed_by_class"] == [0] * 7
+    assert image["changed_by_class"] == pytest.approx([0.1] * 7)  # half of two in ten
+    assert image["shuffled"]["mean"] == pytest.approx(0.7)
+    (shown,) = table.modalities(read, found)
+    assert shown.caption.startswith(
+        "Fusion of decisions: accuracy 80.0%; of an oracle that takes whichever part is right 90.0%"
+    )
+    assert shown.rows[1] == ["landmarks", "30.0", "80.0", "0.0 (0.0 to 0.0)", "0.0"]
+    assert shown.rows[0][:3] == ["image", "60.0", "70.0"]
+
+
+def audit_of(found):
+    rows = collections.defaultdict(list)
+    for row in found["audit"]:
+        rows[row["number"]].append(row)
+    return rows
+
+
+def test_an_audit_that_is_met(tmp_path):
+    wrong = {
+        "image": [range(35)],
+        "landmarks": [range(40)],  # 3/7 right, the least that is enough
+        "decision_fusion": [NOT_ONE],
+        "feature_fusion": [NOT_ONE],
+    }
+    _, found = assessed(tmp_path / "run", wrong, title="FER2013", data__source="fer2013")
+    rows = audit_of(found)
+    assert {number: [row["met"] for row in of] for number, of in rows.items()} == {
+        **{f"functional {i}": [True] for i in range(1, 6)},
+        "non-functional 1": [True],
+        "non-functional 2": [True],
+        "non-functional 3": [True, True],
+        "non-functional 4": [True, True],
+        "non-functional 5": [True] * 4,
+        "non-functional 6": [True],
+    }
+    assert rows["functional 3"][0]["value"] == "Fusion of decisions, Fusion of features"
+    assert rows["functional 4"][0]["value"] == "decision, feature"
+    assert rows["functional 5"][0]["value"] == "FER2013; landmarks by dlib in the images"
+    assert rows["non-functional 1"][0]["value"] == "fermm 1, JAX 2, Flax 3"
+    assert rows["non-functional 2"][0]["value"] == "4 of 4"
+    assert rows["non-functional 3"][0]["value"].startswith("50.0%, 95% interval ")
+    assert "50.0 points above image alone" in rows["non-functional 4"][0]["value"]
+    assert "57.1 points above landmarks alone" in rows["non-functional 4"][0]["value"]
+    assert rows["non-functional 6"][0]["value"] == "12 s on an abacus, 2 cores"
+    assert {row[-1] for row in table.audit(found).rows} == {"met"}
+
+
+def test_an_audit_that_is_not_met(tmp_path):
+    wrong = {
+        "image": [{"test": range(41)}],  # 29 of 70: one too few
+        "landmarks": [{"test": range(41), "validation": range(14)}],
+        "decision_fusion": [{"test": range(40), "validation": range(1)}],  # one face better
+    }
+    _, found = assessed(tmp_path / "run", wrong, seconds=600)
+    rows = audit_of(found)
+    met = {number: [row["met"] for row in of] for number, of in rows.items()}
+    assert met["functional 4"] == [False]  # there is no fusion of features
+    assert met["functional 5"] == [False]  # drawn faces
+    assert met["non-functional 3"] == [False, False]
+    assert met["non-functional 4"] == [False]
+    assert met["non-functional 5"] == [True, False, False]  # gaps of 0, 50 and 3.57 points
+    assert [row["value"] for row in rows["non-functional 5"]] == [
+        "0.0 points",
+        "50.0 points",
+        "3.6 points",
+    ]
+    assert met["non-functional 6"] == [False]  # an hour, not less
+    assert rows["non-functional 6"][0]["value"].startswith("3,600 s")
+
+
+def test_an_audit_that_cannot_tell(tmp_path):
+    """Fusions whose parts are in another run, assessed on test data alone."""
+    wrong = {"decision_fusion": [range(20)], "feature_fusion": [range(20)]}
+    _, found = assessed(tmp_path / "run", wrong, splits=("test",))
+    rows = audit_of(found)
+    assert [row["met"] for row in rows["non-functional 4"]] == [None, None]
+    assert rows["non-functional 4"][0]["value"] == "what its parts say is not known"
+    assert [row["met"] for row in rows["non-functional 5"]] == [None, None]
+    assert rows["non-functional 5"][0]["value"] == "not evaluated on both"
+    assert [row["met"] for row in rows["functional 1"] + rows["functional 2"]] == [False, False]
+    assert "non-functional 3" not in rows
+    assert [row[-1] for row in table.audit(found).rows].count("cannot tell") == 4
+
+
+def test_a_fusion_below_its_part_is_said_to_be(tmp_path):
+    wrong = {"image": [NOT_ONE], "landmarks": [ALL], "decision_fusion": [range(35)]}
+    _, found = assessed(tmp_path / "run", wrong)
+    (row,) = audit_of(found)["non-functional 4"]
+    assert row["met"] is False
+    assert "50.0 points below image alone" in row["value"]
+    assert "50.0 points above landmarks alone" in row["value"]
+
+
+# ------------------------------------------------------------------ tables
+
+
+def test_table_1_by_hand(tmp_path):
+    read = run.load(fabricate(tmp_path / "run", {"image": [NOT_ONE]}))
+    made = table.table_1(read)
+    assert made.head == ["emotion", "faces", "train", "validation", "test", "weight"]
+    assert made.rows[0] == ["angry", "20", "6", "4", "10", "1.000"]
+    assert [row[0] for row in made.rows] == list(EMOTIONS)
+    assert [row[-1] for row in made.rows] == [f"{i}.000" for i in range(1, 8)]
+    assert made.caption.startswith("Table 1. synthetic (drawn) faces: ")
+
+
+def test_tables_of_the_papers_split_have_its_numbers_beside(tmp_path):
+    wrong = {"image": [range(35), range(28)], "other": [ALL, ALL]}
+    paper = {"title": "FER2013", "data__source": "fer2013"}
+    read = run.load(fabricate(tmp_path / "run", wrong, **paper))
+    made = table.table_2(read)
+    assert made.head == ["network", "train", "validation", "paper", "test", "paper"]
+    assert made.rows == [
+        ["NN1 (image)", "100.0 ± 0.0", "100.0 ± 0.0", "47.0", "55.0 ± 7.1", "45.2"],
+        ["other", "100.0 ± 0.0", "100.0 ± 0.0", "", "0.0 ± 0.0", ""],
+    ]
+    assert made.caption == (
+        "Table 2. Accuracy in percent on FER2013, mean and standard deviation over 2 seeds."
+    )
+    assert table.table_1(read).rows[1][-2:] == ["547", "16.433"]
+    # Another split, or rows that are not the paper's.
+    for name, changes in (("seed", {"data__split_seed": 1}), ("note", {"note": "fewer faces"})):
+        other = run.load(fabricate(tmp_path / name, {"image": [range(35)]}, **paper, **changes))
+        assert table.table_2(other).head == ["network", "train", "validation", "test"]
+        assert table.table_2(other).rows == [["NN1 (image)", "100.0", "100.0", "50.0"]]
+        assert table.table_2(other).caption == (
+            "Table 2. Accuracy in percent on FER2013, one seed."
+        )
+
+
+def test_a_table_as_text_and_as_markdown():
+    made = table.Table("Caption.", ["", "long head"], [["row", "1"], ["a|b", "22"]])
+    assert made.text() == "Caption.\n     long head\nrow          1\na|b         22"
+    assert made.markdown().splitlines() == [
+        "Caption.",
+        "",
+        "|  | long head |",
+        "| --- | ---: |",
+        "| row | 1 |",
+        r"| a\|b | 22 |",
+    ]
+
+
+# ------------------------------------------------------------------ pages
+
+
+class Page(html.parser.HTMLParser):
+    """Elements of a page, by the standard library's parser; fails where tags do not nest.
+
+    Attributes:
+        elements: tag and attributes of each, in order.
+        tables: for each its caption, rows of its head, and rows of its body, as lists of text.
+        text: all of it, in order, without the style sheet's.
+    """
+
+    VOID = ("meta", "link", "img", "wbr")
+
+    def __init__(self, source):
+        super().__init__()
+        self.elements, self.tables, self.text = [], [], ""
+        self._open = []
+        self.feed(source)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag, attributes):
+        assert len(dict(attributes)) == len(attributes)
+        self.elements.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self._open.append(tag)
+        if tag == "table":
+            self.tables.append({"caption": "", "thead": [], "tbody": []})
+        if tag == "tr":
+            self.tables[-1][self._open[-2]].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][self._open[-3]][-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" in self._open:
+            return
+        self.text += data
+        if "caption" in self._open:
+            self.tables[-1]["caption"] += data
+        if self._open and self._open[-1] in ("td", "th"):
+            self.tables[-1][self._open[-3]][-1][-1] += data
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def check_page(source):
+    """What holds for every page; returns it parsed."""
+    page = Page(source)
+    # Nothing outside: no script, no address but of the page itself or a picture within it.
+    assert not page.all("script")
+    for _, attributes in page.elements:
+        for name in ("src", "href", "srcset", "data", "action", "poster"):
+            address = attributes.get(name, "#")
+            assert address.startswith(("data:", "#")), address
+        assert not [name for name in attributes if name.startswith("on")]
+    assert not re.search(r"url\(|@import", source)
+    for image in page.all("img"):
+        assert image["alt"].strip()
+        kind, _, content = image["src"].partition(";base64,")
+        begins = {"data:image/svg+xml": b"<?xml", "data:image/png": b"\x89PNG"}[kind]
+        assert base64.b64decode(content, validate=True).startswith(begins)
+    for table_ in page.tables:
+        assert table_["caption"].strip()
+        (head,) = table_["thead"]
+        assert table_["tbody"]
+        assert {len(row) for row in table_["tbody"]} == {len(head)}
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    links = [a["href"].removeprefix("#") for a in page.all("a")]
+    assert links
+    assert set(links) <= set(ids)
+    labels = [a["aria-labelledby"] for _, a in page.elements if "aria-labelledby" in a]
+    assert set(labels) <= set(ids)
+    headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
+    assert headings[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(headings))
+    assert headings.count(1) == 1
+    assert [len(page.all(tag)) for tag in ("header", "nav", "main", "title")] == [1] * 4
+    assert dict(page.elements[0][1]) == {"lang": "en"}
+    return page
+
+
+PIXEL = report.address(b"\x89PNG", ".png")
+
+
+def test_what_is_given_as_text_stays_text():
+    nasty = """<b>x</b> & "y" 'z' <script>alert(1)</script>"""
+    shown = report.Section(
+        heading="A & B",
+        sentences=[nasty, "second"],
+        tables=[table.Table(nasty, ["", nasty], [[nasty, nasty]], words=True)],
+        figures=[{"caption": nasty, "description": nasty, "address": PIXEL}],
+        folded=True,
+    )
+    source = report.render(nasty, [shown])
+    page = check_page(source)
+    assert not page.all("b")
+    # Title, heading, sentence, caption, head, twice in the row, below the figure.
+    assert page.text.count(nasty) == 8
+    assert page.tables == [{"caption": nasty, "thead": [["", nasty]], "tbody": [[nasty, nasty]]}]
+    assert page.all("img")[0]["alt"] == nasty
+    assert page.all("section")[0]["id"] == "a-b"
+    assert page.all("details")
+
+
+def test_an_empty_section_is_one():
+    page = check_page(report.render("Nothing", [report.Section("First"), report.Section("Second")]))
+    assert [a["href"] for a in page.all("a")] == ["#first", "#second"]
+    assert not page.all("details")
+
+
+RIGHT = {
+    "image": [range(30), range(33)],
+    "landmarks": [range(30, 66), range(30, 70)],
+    "decision_fusion": [range(15), range(17)],
+    "feature_fusion": [range(15, 40), range(16, 41)],
+}
+PARTS = {
+    "image": (range(30), [range(40), range(35)]),
+    "landmarks": (range(30, 66), [range(20), range(25)]),
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A run of everything, two seeds, copies, a directory with a name to escape; evaluated.
+
+    Figures as SVG alone and no architectures, which take longer than all else and have tests of
+    their own; one picture as it is drawn from the data.
+    """
+    directory = fabricate(
+        tmp_path_factory.mktemp("written") / "R&D <1>",
+        RIGHT,
+        modalities={name: [PARTS, PARTS] for name in NAMES[2:]},
+        copied=range(5),
+        title="FER2013",
+        data__source="fer2013",
+        feature_fusion__trainable=("landmarks/(norm|logits)/.*", "head/.*", "!.*"),
+    )
+    (directory / "figures").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "save", lambda made, to: made.savefig(to.with_suffix(".svg")))
+        patch.setattr(architecture, "save", lambda *_, **__: None)
+        picture = matplotlib.figure.Figure(figsize=(7.4, 2))
+        picture.savefig(directory / "figures" / "samples.png", dpi=200)
+        evaluate(directory)
+    return directory
+
+
+def test_the_report_of_a_run_stands_alone(written):
+    page = check_page((written / "report.html").read_text())
+    assert page.text.count("FER2013, R&D <1>") == 2
+    headings = ["In short", "Results", "Modalities", "By emotion", "Audit", "Data", "Networks"]
+    for heading in headings:
+        assert page.text.count(heading) >= 2  # in the navigation, and above
+    captions = [made["caption"] for made in page.tables]
+    for part in ("Table 1. ", "Table 2. ", "Accuracy in percent with and without the 5 of the 70"):
+        assert sum(caption.startswith(part) for caption in captions) == 1
+    assert len(page.all("img")) >= 7  # those of faces are drawn where the data is
+    stems = ("accuracies", "confusion_matrices", "reliability", "modalities", "recall_by_class")
+    for stem in stems:
+        assert (written / "figures" / f"{stem}.svg").is_file()
+    assert "5 of the test faces are pixel by pixel the same as a training face" in page.text
+    assert "Fusion of decisions has the highest accuracy on the 70 test faces: 77.1%" in page.text
+
+
+def test_the_other_files_have_the_same_numbers(written):
+    page = Page((written / "report.html").read_text())
+    written_tables = (written / "tables.md").read_text()
+    shown = [line for line in written_tables.splitlines() if line.startswith("| ")]
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in shown]
+    rows = [[cell.replace(r"\|", "|") for cell in row] for row in rows if row[0] != "---"]
+    assert rows == [row for made in page.tables for row in (*made["thead"], *made["tbody"])]
+    values = json.loads((written / "metrics.json").read_text())
+    assert values["image"]["test"]["accuracy"] == [40 / 70, 37 / 70]
+    assert values["image"]["test"]["count"] == 70
+    assert values["image"]["seconds"] == [3, 3]
+    found = json.loads((written / "assessment.json").read_text())
+    assert found["networks"]["image"]["accuracy"]["seeds"] == [40 / 70, 37 / 70]
+    assert not list(written.rglob("*.tmp*"))
+
+
+def test_called_again_from_within_the_report_is_the_same(written, capsys, monkeypatch):
+    names = ("report.html", "tables.md", "assessment.json", "metrics.json")
+    before = [(written / name).read_bytes() for name in names]
+    monkeypatch.setattr(figures, "save_all", lambda *_: None)  # they have the time in them
+    monkeypatch.setattr(architecture, "save", lambda *_, **__: None)
+    monkeypatch.chdir(written)
+    evaluate(".")
+    assert [(written / name).read_bytes() for name in names] == before
+    assert "Table 2. Accuracy in percent on FER2013" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------ several runs
+
+
+def test_two_configs_on_the_same_faces(tmp_path, capsys):
+    one = fabricate(tmp_path / "one", {"image": [ALL, ALL], "landmarks": [range(35), range(35)]})
+    two = fabricate(
+        tmp_path / "two & more",
+        {"image": [NOT_ONE, NOT_ONE, NOT_ONE], "decision_fusion": [NOT_ONE] * 3},
+        image__learning_rate=0.25,
+    )
+    evaluate(one, two, "--out", tmp_path / "new" / "page.html")
+    assert capsys.readouterr().out == f"{tmp_path / 'new' / 'page.html'}: written\n"
+    page = check_page((tmp_path / "new" / "page.html").read_text())
+    accuracies, same, settings = page.tables
+    assert accuracies["thead"] == [["network", "one", "two & more"]]
+    assert accuracies["tbody"] == [
+        ["NN1 (image)", "0.0 ± 0.0", "100.0 ± 0.0"],
+        ["NN2 (landmarks)", "50.0 ± 0.0", ""],
+        ["Fusion of decisions", "", "100.0 ± 0.0"],
+    ]
+    # Seeds 0 and 1, which both have.
+    assert same["tbody"] == [
+        ["NN1 (image)", "two & more minus one", "2", "100.0", "100.0 to 100.0", "shown"]
+    ]
+    assert ["image.learning_rate", "0.0005", "0.25"] in settings["tbody"]
+    assert len(page.all("img")) == 1
+
+
+def test_no_difference_is_given_between_runs_on_other_faces(tmp_path):
+    one = fabricate(tmp_path / "one", {"image": [ALL]}, faces="some")
+    two = fabricate(tmp_path / "two", {"image": [NOT_ONE]}, faces="others", data__synthetic__seed=1)
+    evaluate(one, two, "--out", tmp_path / "page.html")
+    page = check_page((tmp_path / "page.html").read_text())
+    assert "No network was tested on the same faces and seeds in two of the runs" in page.text
+    assert len(page.tables) == 2
+
+
+def test_splits_side_by_side(tmp_path):
+    runs = [
+        fabricate(
+            tmp_path / f"split_{seed}",
+            {"image": [range(wrong)], "landmarks": [range(35)]},
+            data__split_seed=seed,
+        )
+        for seed, wrong in ((0, 35), (1, 28), (2, 21))
+    ]
+    evaluate(*runs, "--out", tmp_path / "report.html")
+    page = check_page((tmp_path / "report.html").read_text())
+    assert "differ in nothing but the seed of the split: 3 splits" in page.text
+    accuracies, differences, settings = page.tables
+    assert accuracies["thead"] == [
+        ["network", "split_0", "split_1", "split_2", "over splits (95%)"]
+    ]
+    # Student's quantile for two degrees of freedom, 4.3027, times 10 / sqrt(3).
+    assert accuracies["tbody"] == [
+        ["NN1 (image)", "50.0", "60.0", "70.0", "60.0 ± 10.0 (35.2 to 84.8)"],
+        ["NN2 (landmarks)", "50.0", "50.0", "50.0", "50.0 ± 0.0 (50.0 to 50.0)"],
+    ]
+    minus = "\N{MINUS SIGN}"
+    assert differences["tbody"] == [
+        [
+            "NN2 (landmarks) minus NN1 (image)",
+            "0.0",
+            f"{minus}10.0",
+            f"{minus}20.0",
+            f"{minus}10.0 ± 10.0 ({minus}34.8 to 14.8)",
+        ]
+    ]
+    assert settings["tbody"] == [["data.split_seed", "0", "1", "2"]]
+
+
+def test_the_same_config_twice_is_not_two_splits(tmp_path):
+    """As when a run is repeated on another machine."""
+    runs = [fabricate(tmp_path / name, {"image": [range(35)]}) for name in ("here", "there")]
+    evaluate(*runs, "--out", tmp_path / "page.html")
+    page = check_page((tmp_path / "page.html").read_text())
+    assert "seed of the split" not in page.text
+    assert page.tables[1]["tbody"] == [
+        ["NN1 (image)", "there minus here", "1", "0.0", "0.0 to 0.0", "not shown"]
+    ]
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    runs = [fabricate(tmp_path / name / "run", {"image": [range(35)]}) for name in ("a", "b")]
+    compare.write([run.load(each) for each in runs], tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text())
+    assert page.tables[0]["thead"][0][1:3] == ["a/run", "b/run"]
+
+
+def test_what_cannot_be_evaluated_is_refused_in_one_line(tmp_path, capsys, monkeypatch):
+    one = fabricate(tmp_path / "one", {"image": [NOT_ONE]})
+    two = fabricate(tmp_path / "two", {"image": [NOT_ONE]}, splits=("test", "validation"))
+    (tmp_path / "empty").mkdir()
+    page = tmp_path / "page.html"
+
+    def refusal(*arguments):
+        with pytest.raises(SystemExit) as error:
+            evaluate(*arguments)
+        assert not page.exists()
+        if error.value.code == 2:
+            return capsys.readouterr().err.splitlines()[-1]
+        assert "\n" not in error.value.code
+        return error.value.code
+
+    several = "error: give --out for several runs; the report of one run lies in its directory"
+    assert refusal(one, two).endswith(several)
+    assert refusal(one, "--out", page).endswith(several)
+    not_one = f"{tmp_path / 'empty'}: not the directory of a run: config.json is missing"
+    assert refusal(tmp_path / "empty") == f"fermm.evaluate: {not_one}"
+    assert refusal(one, tmp_path / "empty", "--out", page) == f"fermm.evaluate: {not_one}"
+    assert "the runs were assessed on different splits (test, validation)" in refusal(
+        one, two, "--out", page
+    )
+    assert refusal(one, one, "--out", page).endswith("the same run is given twice")
+    monkeypatch.chdir(tmp_path)
+    assert refusal(one, "one", "--out", page).endswith("the same run is given twice")
+    assert refusal(one, "two/../one", "--out", page).endswith("the same run is given twice")
+    assert "cannot be written" in refusal(
+        one, fabricate(tmp_path / "b", {"image": [ALL]}), "--out", one / "config.json" / "p.html"
+    )
+    (one / "config.json").write_text("{")
+    assert "config.json: cannot be read as JSON" in refusal(one)
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["samples.npz", "image/seed_0/predictions_test.npz", "image/seed_0/history.csv",
+     "image/seed_0/checkpoints"],
+)  # fmt: skip
+def test_a_run_that_is_not_finished_is_refused(tmp_path, missing):
+    directory = fabricate(tmp_path / "run", {"image": [NOT_ONE]})
+    path = directory / missing
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(InputError, match="not finished: start it again with --workdir"):
+        run.load(directory)
+
+
+# ------------------------------------------------------------------ in a browser
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--hide-scrollbars", "--remote-debugging-pipe"),
+)
+# What Chromium reads commands from and writes to are its descriptors 3 and 4.
+_START = "import os, sys; r, w, *c = sys.argv[1:]; os.dup2(int(r), 3); os.dup2(int(w), 4); "
+_START += "os.execvp(c[0], c)"
+
+
+class Browser:
+    """Chromium without a window, by its DevTools protocol over pipes; a context manager."""
+
+    def __init__(self, profile):
+        theirs_in, self._out = (fcntl.fcntl(f, fcntl.F_DUPFD_CLOEXEC, 10) for f in os.pipe())
+        self._in, theirs_out = (fcntl.fcntl(f, fcntl.F_DUPFD_CLOEXEC, 10) for f in os.pipe())
+        command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, str(theirs_in), str(theirs_out), *command],
+            pass_fds=(theirs_in, theirs_out),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self._buffer, self._number, self._session, self.events = b"", 0, None, []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.write(self._out, b'{"id": 0, "method": "Browser.close"}\0')
+        try:
+            self._process.wait(10)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            os.close(self._in)
+            os.close(self._out)
+
+    def _read(self):
+        while b"\0" not in self._buffer:
+            ready, _, _ = select.select([self._in], [], [], 30)
+            assert ready, "Chromium does not answer"
+            received = os.read(self._in, 1 << 20)
+            assert received, "Chromium has ended"
+            self._buffer += received
+        message, _, self._buffer = self._buffer.partition(b"\0")
+        message = json.loads(message)
+        if "method" in message:
+            self.events.append((message["method"], message["params"]))
+        return message
+
+    def call(self, method, **parameters):
+        """The result of a command; what happens in the meantime goes to `events`."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        while (answer := self._read()).get("id") != self._number:
+            pass
+        assert "error" not in answer, answer
+        return answer["result"]
+
+    def value(self, script):
+        """What a script gives, as JSON; a promise is waited for."""
+        result = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
+
+    def open(self, file, width, height=844):
+        """Shows a file in a window of this size, and returns when it is there."""
+        phone = width < 600
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=2 if phone else 1,
+            mobile=phone,
+        )
+        self.events.clear()
+        self.call("Page.navigate", url=file.as_uri())
+        until = time.monotonic() + 30
+        while not any(name == "Page.loadEventFired" for name, _ in self.events):
+            assert time.monotonic() < until
+            self._read()
+        self.value("Promise.all([...document.images].map(image => image.decode()))")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on PATH")
+    with Browser(tmp_path_factory.mktemp("profile")) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A page about several splits, with more of them than fit beside each other."""
+    directory = tmp_path_factory.mktemp("compared")
+    runs = [
+        fabricate(
+            directory / f"split_{seed}", {n: RIGHT[n] for n in NAMES[:2]}, data__split_seed=seed
+        )
+        for seed in range(8)
+    ]
+    compare.write([run.load(each) for each in runs], directory / "report.html")
+    return directory
+
+
+LOOK = """(() => {
+  const page = document.documentElement;
+  document.querySelectorAll("details").forEach(one => one.open = true);
+  const scrolls = one => one.closest(".wide, figure div, nav");
+  const all = [...document.querySelectorAll("body *")];
+  const small = all.filter(one => one.childElementCount == 0 && one.textContent.trim()
+    && parseFloat(getComputedStyle(one).fontSize) < 12);
+  return {
+    width: page.scrollWidth, window: innerWidth,
+    images: [...document.images].map(i => [i.naturalWidth, i.clientWidth, i.alt]),
+    captions: [...document.querySelectorAll("table")].map(t => t.caption?.innerText),
+    out: all.filter(one => !scrolls(one) && one.getBoundingClientRect().right > innerWidth + 1)
+      .map(one => one.outerHTML.slice(0, 100)),
+    small: small.map(one => one.outerHTML.slice(0, 100)),
+  };
+})()"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("which", ["written", "compared"])
+def test_a_page_in_a_browser(browser, which, width, request):
+    browser.open(request.getfixturevalue(which) / "report.html", width)
+    found = browser.value(LOOK)
+    assert found["window"] == width
+    assert found["width"] <= width
+    assert found["out"] == []
+    assert found["small"] == []
+    assert found["images"]
+    for natural, shown, alt in found["images"]:
+        assert natural > 0
+        assert shown >= min(natural, 700)  # words of 9 points stay so, on a phone too
+        assert alt
+    assert found["captions"]
+    assert all(found["captions"])
+    # Nothing was said, nothing asked for but the page and what it holds itself.
+    names = [name for name, _ in browser.events]
+    assert not {"Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"} & set(
+        names
+    )
+    asked = [
+        p["request"]["url"] for name, p in browser.events if name == "Network.requestWillBeSent"
+    ]
+    assert asked[0].startswith("file:")
+    assert all(url.startswith("data:") for url in asked[1:])
+
+
+def test_on_a_phone_wide_tables_scroll_and_keep_their_names_in_sight(browser, written):
+    browser.open(written / "report.html", 390)
+    left = browser.value(
+        """[...document.querySelectorAll("#results .wide")]
+          .filter(box => box.scrollWidth > box.clientWidth).map(box => {
+          box.scrollLeft = 1e6;
+          const cell = box.querySelector("tbody th").getBoundingClientRect();
+          const caption = box.querySelector("caption span").getBoundingClientRect();
+          return [box.scrollLeft, cell.left, cell.right, caption.left, caption.right];
+        })"""
+    )
+    assert len(left) > 4
+    for scrolled, *edges in left:
+        assert scrolled > 0
+        assert min(edges) >= 15
+        assert max(edges) <= 375
+    # A link in the navigation, which scrolls too, leads to its section, below the navigation.
+    browser.value("document.querySelector(\"nav a[href='#audit']\").click()")
+    bottom, top = browser.value(
+        """[document.querySelector("nav").getBoundingClientRect().bottom,
+            document.querySelector("#audit h2").getBoundingClientRect().top]"""
+    )
+    assert 0 < bottom <= top + 1 < 200
