@@ -20,7 +20,7 @@ from fermm.data import splits as splits_lib
 from fermm.data.faces import EMOTIONS
 from fermm.data.source import Source, load
 from fermm.errors import InputError
-from fermm.evaluate import compare, faces, metrics, report, table
+from fermm.evaluate import metrics, table
 from fermm.evaluate import run as run_lib
 from fermm.models.fusion import MODALITIES
 from fermm.train import checkpoint, loop, partition, steps
@@ -85,12 +85,15 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str,
             _train_and_predict(config, workdir, name, group, source, embeddings)
 
     finished = run_lib.load(workdir)
-    result = report.write_metrics(finished)
+    result = run_lib.write_metrics(finished)
     if config["report"]:
+        # Plotting takes seconds to import, for which errors at the start should not wait.
+        from fermm.evaluate import faces, report
+
         faces.save_all(workdir / "figures", source)
         report.write(finished)
     print(f"\n{table.table_2(finished).text()}")
-    wrote = report.REPORT if config["report"] else run_lib.METRICS
+    wrote = run_lib.REPORT if config["report"] else run_lib.METRICS
     print(f"\nEverything is in {workdir}; see {workdir / wrote}.", flush=True)
     return result
 
@@ -105,7 +108,9 @@ def _run_splits(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
         own = {**config, "split_seeds": (), "data": {**config["data"], "split_seed": seed}}
         results[name] = run(own, workdir / name)
     if len(results) > 1:
-        page = workdir / report.REPORT
+        from fermm.evaluate import compare
+
+        page = workdir / run_lib.REPORT
         compare.write([run_lib.load(workdir / name) for name in results], page)
         print(f"\nThe splits side by side: {page}", flush=True)
     return results

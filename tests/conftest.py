@@ -9,6 +9,10 @@ os.environ["KERAS_BACKEND"] = "jax"  # before anything imports Keras
 _CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
+# Where the environment forbids to keep bytecode, each process that a test starts would compile all
+# packages again, for seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ.setdefault("PYTHONPYCACHEPREFIX", str(_CACHE.parent / "bytecode"))
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

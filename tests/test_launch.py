@@ -27,11 +27,8 @@ def launch(*arguments, cwd=ROOT, **environment):
 
 SMALL = (
     "--config.data.synthetic.count=200",
-    "--config.networks=('image','landmarks','feature_fusion')",
-    "--config.image.epochs=1",
+    "--config.networks=('landmarks',)",
     "--config.landmarks.epochs=1",
-    "--config.feature_fusion.epochs=1",
-    "--config.image.arguments.hidden=8",
 )
 
 
@@ -39,18 +36,21 @@ def test_a_run_and_the_same_again(tmp_path):
     # Compiled programs are kept where the environment says, as it does for tests, or in the cache.
     kept = {"JAX_COMPILATION_CACHE_DIR": ""}
     arguments = (*SMALL, f"--config.data.cache_dir={tmp_path / 'cache'}")
-    first = launch(*arguments, "--workdir", tmp_path / "run", cwd=tmp_path, **kept)
+    run = ("--workdir", tmp_path / "run")
+    first = launch(*arguments, *run, "--config.report=False", cwd=tmp_path, **kept)
     assert first.returncode == 0, first.stderr
     assert first.stderr == ""
-    assert len(list((tmp_path / "cache" / "compiled").glob("*/*train_steps*"))) == 3
-    assert "image, seed 0  epoch  1/1  loss " in first.stdout
-    table = first.stdout[first.stdout.index("Table 2.") :]
-    assert "NN1 (image)" in table
+    assert len(list((tmp_path / "cache" / "compiled").glob("*/*train_steps*"))) == 1
+    assert "landmarks, seed 0  epoch  1/1  loss " in first.stdout
+    table = first.stdout[first.stdout.index("Table 2.") :].partition("\n\n")[0]
+    assert "NN2 (landmarks)" in table
     assert "paper" not in table  # whose numbers are of other faces
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["data"]["synthetic"]["count"] == 200
-    again = launch(*arguments, "--workdir", tmp_path / "run", cwd=tmp_path)
+    assert not (tmp_path / "run" / "report.html").exists()
+    again = launch(*arguments, *run, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
+    assert (tmp_path / "run" / "report.html").is_file()
     assert "epoch" not in again.stdout
     assert table in again.stdout
 

@@ -53,9 +53,6 @@ def executed(workdir, tmp_path_factory):
         patch.delenv("FERMM_FER2013", raising=False)
         patch.setenv("FERMM_RUN", str(workdir))
         patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-        if "PYTHONDONTWRITEBYTECODE" in os.environ:  # then compiling would take most of the time
-            patch.delenv("PYTHONDONTWRITEBYTECODE")
-            patch.setenv("PYTHONPYCACHEPREFIX", str(ROOT / ".pytest_cache" / "bytecode"))
         for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
             patch.setenv(name, str(elsewhere / name))
         ends = asyncio.run(execute())

@@ -26,6 +26,7 @@ def workdir(tmp_path_factory):
     config.data.synthetic.count = 150
     config.image.arguments.hidden = 8
     config.seeds = (0, 1)
+    config.report = False
     for name in config.networks:
         config[name].epochs = 1
     config.landmarks.epochs = 2

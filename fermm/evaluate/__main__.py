@@ -32,10 +32,10 @@ def main() -> None:
             compare.write(runs, arguments.out)
             print(f"{arguments.out}: written")
         else:
-            report.write_metrics(runs[0])
+            run.write_metrics(runs[0])
             report.write(runs[0])
             print(table.table_2(runs[0]).text())
-            print(f"\n{runs[0].directory / report.REPORT}: written")
+            print(f"\n{runs[0].directory / run.REPORT}: written")
     except InputError as error:
         sys.exit(f"fermm.evaluate: {error}")
 

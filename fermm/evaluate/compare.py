@@ -10,7 +10,7 @@ import numpy as np
 from fermm.errors import InputError
 from fermm.evaluate import figures, report, statistics, table
 from fermm.evaluate.metrics import METRICS
-from fermm.evaluate.run import Run
+from fermm.evaluate.run import Run, write_text
 from fermm.evaluate.table import Table, title
 
 _METRIC = METRICS["accuracy"]
@@ -63,7 +63,7 @@ def write(runs: Sequence[Run], file: Path) -> None:
         sections.append(report.Section("Configurations", tables=[settings]))
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(file, report.render(f"{len(runs)} runs: {', '.join(names)}", sections))
+        write_text(file, report.render(f"{len(runs)} runs: {', '.join(names)}", sections))
     except OSError as error:
         raise InputError(f"{file}: cannot be written ({error.strerror})") from None
 

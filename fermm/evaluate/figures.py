@@ -412,6 +412,8 @@ def accuracies_of_runs(
 
 def save(figure: Figure, stem: Path) -> None:
     """Writes `<stem>.svg` and `<stem>.png`; aside, then renamed."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # else it would be laid out again for each file
     for suffix in (".svg", ".png"):
         aside = stem.with_name(f"{stem.name}.tmp{suffix}")
         figure.savefig(aside, dpi=200)

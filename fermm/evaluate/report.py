@@ -2,22 +2,17 @@
 
 import base64
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 
 from fermm.evaluate import architecture, figures, table
 from fermm.evaluate.assess import assess
-from fermm.evaluate.metrics import METRICS
-from fermm.evaluate.run import Run
+from fermm.evaluate.run import REPORT, Run, write_text
 from fermm.evaluate.table import Table, title
-
-REPORT = "report.html"
 
 
 class Figure(NamedTuple):
@@ -50,29 +45,6 @@ class Section(NamedTuple):
     tables: Sequence[Table] = ()
     figures: Sequence[Mapping[str, str]] = ()
     folded: bool = False
-
-
-def write_metrics(run: Run) -> dict[str, Any]:
-    """Writes `metrics.json`.
-
-    Returns:
-        What it holds: `{network: {split: {figure of merit: one value a seed, "count"},
-        "parameters", "seconds"}}`.
-    """
-    values: dict[str, Any] = {}
-    for name, seeds in run.networks.items():
-        values[name] = {
-            split: {
-                key: [metric(t.predictions[split]) for t in seeds]
-                for key, metric in METRICS.items()
-            }
-            | {"count": len(seeds[0].predictions[split].labels)}
-            for split in run.splits
-        }
-        values[name]["parameters"] = seeds[0].meta["parameters"]
-        values[name]["seconds"] = [sum(row["seconds"] for row in t.history) for t in seeds]
-    write_text(run.directory / "metrics.json", json.dumps(values, indent=2) + "\n")
-    return values
 
 
 def write(run: Run) -> None:
@@ -272,10 +244,3 @@ def render(name: str, sections: Sequence[Section]) -> str:
     environment.filters["anchor"] = lambda text: re.sub(r"\W+", "-", text.lower())
     template = resources.files("fermm.evaluate").joinpath("report.html.jinja").read_text()
     return environment.from_string(template).render(name=name, sections=sections)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file; aside, then renamed."""
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)

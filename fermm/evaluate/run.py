@@ -5,6 +5,7 @@ Neither the faces nor any further training are needed for it.
 
 import errno
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from fermm.train import checkpoint, loop
 
 SAMPLES = "samples.npz"
 METRICS = "metrics.json"
+REPORT = "report.html"
 
 
 class Samples(NamedTuple):
@@ -199,6 +201,36 @@ def load(directory: Path) -> Run:
         samples,
         networks,
     )
+
+
+def write_metrics(run: Run) -> dict[str, Any]:
+    """Writes `metrics.json`.
+
+    Returns:
+        What it holds: `{network: {split: {figure of merit: one value a seed, "count"},
+        "parameters", "seconds"}}`.
+    """
+    values: dict[str, Any] = {}
+    for name, seeds in run.networks.items():
+        values[name] = {
+            split: {
+                key: [metric(t.predictions[split]) for t in seeds]
+                for key, metric in metrics.METRICS.items()
+            }
+            | {"count": len(seeds[0].predictions[split].labels)}
+            for split in run.splits
+        }
+        values[name]["parameters"] = seeds[0].meta["parameters"]
+        values[name]["seconds"] = [sum(row["seconds"] for row in t.history) for t in seeds]
+    write_text(run.directory / METRICS, json.dumps(values, indent=2) + "\n")
+    return values
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file; aside, then renamed."""
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
 
 
 def _load_trained(directory: Path, config: Mapping[str, Any], seed: int) -> Trained:

@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
-
 
 class Events:
     """Writes the history of one network; a context manager.
@@ -15,7 +13,11 @@ class Events:
     """
 
     def __init__(self, directory: Path | None, done: int) -> None:
-        self._writer = directory and SummaryWriter(str(directory), purge_step=done + 1)
+        self._writer = None
+        if directory:
+            from tensorboardX import SummaryWriter  # takes half a second, and few want it
+
+            self._writer = SummaryWriter(str(directory), purge_step=done + 1)
 
     def __enter__(self) -> "Events":
         return self
