@@ -216,7 +216,7 @@ def save_reliability(
     columns = min(4, len(predictions))
     rows = -(-len(predictions) // columns)
     with mpl.rc_context(RC):
-        figure = Figure(figsize=(1.85 * columns + 0.3, 2.1 * rows + 0.6), layout="constrained")
+        figure = Figure(figsize=(1.85 * columns + 0.3, 2.5 * rows + 0.7), layout="constrained")
         figure.suptitle(caption, fontsize=10)
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for axes in grid.flat[len(predictions) :]:

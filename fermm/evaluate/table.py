@@ -165,33 +165,23 @@ def merits(run: Run, assessment: Mapping[str, Any]) -> list[Table]:
 
 def differences(run: Run, assessment: Mapping[str, Any]) -> Table:
     """Every two networks on the same faces."""
+    several = len(run.seeds) > 1
+    head = ["networks", "difference", "95% over faces"]
+    head += ["95% over seeds and faces"] * several
+    head += ["McNemar p, corrected", "seeds with p < 0.05", "verdict"]
     rows = []
     for pair in assessment["pairs"]:
         p = sorted(test["p_holm"] for test in pair["mcnemar"])
-        below = sum(x < 0.05 for x in p)
-        rows.append(
-            [
-                f"{title(pair['better'])} against {title(pair['worse'])}",
-                points(pair["difference"]["mean"]),
-                interval(pair["difference"]["over_images"]),
-                interval(pair["difference"]["interval"]),
-                f"{_p(p[0])}" if len(p) == 1 else f"{_p(p[0])} to {_p(p[-1])}",
-                f"{below} of {len(p)}",
-                "better" if pair["shown"] else "not shown",
-            ]
-        )
+        row = [f"{title(pair['better'])} against {title(pair['worse'])}"]
+        row += [points(pair["difference"]["mean"]), interval(pair["difference"]["over_images"])]
+        row += [interval(pair["difference"]["interval"])] * several
+        row += [f"{_p(p[0])} to {_p(p[-1])}" if several else _p(p[0])]
+        row += [f"{sum(x < 0.05 for x in p)} of {len(p)}"]
+        rows.append([*row, "better" if pair["shown"] else "not shown"])
     return Table(
         f"Differences of accuracy on {run.assessed} data, in points, on the same faces. McNemar's "
         "exact test for each seed, corrected over the pairs by Holm's method.",
-        [
-            "networks",
-            "difference",
-            "95% over faces",
-            "95% over seeds and faces" if len(run.seeds) > 1 else "95%",
-            "McNemar p, corrected",
-            "seeds with p < 0.05",
-            "verdict",
-        ],
+        head,
         rows,
     )
 
