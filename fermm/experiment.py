@@ -67,7 +67,12 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str,
         return _run_splits(config, workdir)
     _check_parts_exist(config, workdir)
     settings.check_workdir(config, workdir)
-    source = load(config["data"])
+    source = load(config["data"])  # before anything is written: bad data leaves no directory
+    with settings.lock(workdir):
+        return _run(config, workdir, source)
+
+
+def _run(config: Mapping[str, Any], workdir: Path, source: Source) -> dict[str, Any]:
     settings.claim(config, source, workdir)
     _describe(source)
     run_lib.save_samples(workdir, _samples(source))

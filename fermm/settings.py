@@ -1,5 +1,6 @@
 """The config of a run: what its fields mean, whether they make sense, whose run directory it is."""
 
+import contextlib
 import difflib
 import inspect
 import json
@@ -7,6 +8,8 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from fermm import models
 from fermm.data import dataset, source, splits, synthetic
@@ -72,6 +75,7 @@ _SCHEDULE_FIELDS = {
     "step": {"kind", "factor", "epochs"},
     "plateau": {"kind", "factor", "patience", "min_delta"},
 }
+LOCK = "lock"
 _SWITCHES = ("split_seeds", "report", "tensorboard")
 _DTYPES = ("float32", "bfloat16")
 _DATA_FIELDS = {
@@ -199,7 +203,9 @@ def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
                     f"{workdir}: a run with another config: config.{path} is {there} there and "
                     f"{now} now; choose another --workdir, or the same config"
                 )
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    elif workdir.exists() and (
+        not workdir.is_dir() or any(path.name != LOCK for path in workdir.iterdir())
+    ):
         raise InputError(
             f"{workdir}: not empty, and not the directory of a run; choose another --workdir"
         )
@@ -219,6 +225,35 @@ def check_workdir_of_splits(workdir: Path) -> None:
                 f"{workdir}: holds {path.name}, so it is not the directory of a run over several "
                 "splits (config.split_seeds); choose another --workdir"
             )
+
+
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Keeps other runs out of `workdir`, which is made if needed, while the context lasts.
+
+    The lock is the operating system's, on a file. It ends with the process that holds it,
+    however that ends, so that the file may stay.
+
+    Raises:
+        InputError: another run is at work there, or the directory cannot be written.
+    """
+    held = filelock.FileLock(workdir / LOCK)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        held.acquire(timeout=0)
+    except filelock.Timeout:
+        raise InputError(
+            f"{workdir}: another run is at work there; wait for its end, or choose another "
+            "--workdir"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{workdir}: cannot be written ({error.strerror}); choose another --workdir"
+        ) from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def claim(config: Mapping[str, Any], data: source.Source, workdir: Path) -> None:

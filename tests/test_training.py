@@ -4,6 +4,8 @@ import csv
 import json
 import shutil
 import struct
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from tensorboardX.proto import event_pb2
 
 import fermm
 from configs import paper, synthetic
-from fermm import experiment, models
+from fermm import experiment, models, settings
 from fermm.data import batches
 from fermm.data import synthetic as synthetic_faces
 from fermm.data.source import Source, load
@@ -587,6 +589,36 @@ def test_other_data_in_the_same_run_directory_is_refused(finished, tmp_path):
     (tmp_path / "run" / "data.json").write_text(json.dumps(data))
     with pytest.raises(InputError, match="begun with other data: faces is something else there"):
         experiment.run(small_config(), tmp_path / "run")
+
+
+def test_a_run_directory_in_use_is_refused_until_that_run_is_dead(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    hold = "import pathlib, sys, time; from fermm import settings\n"
+    hold += (
+        "with settings.lock(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(99)"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, tmp_path / "run"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="run: another run is at work there"):
+            experiment.run(small_config(), tmp_path / "run")
+    finally:
+        other.kill()
+        other.communicate()
+    experiment.run(small_config(), tmp_path / "run")  # the lock has ended with its process
+    assert (tmp_path / "run" / "lock").is_file()
+    # Killed as soon as it was there: a directory with nothing else is a free one.
+    (tmp_path / "new").mkdir()
+    shutil.copy(tmp_path / "run" / "lock", tmp_path / "new")
+    settings.check_workdir(small_config(), tmp_path / "new")
+
+
+def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        experiment.run(small_config(), tmp_path / "file" / "run")
 
 
 def test_a_directory_that_is_no_run_is_left_alone(tmp_path):
