@@ -5,7 +5,7 @@ All of it is about one split, the last of `config.evaluate.splits`, unless anoth
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ def assess(run: Run) -> Json:
                 for split in run.splits
             },
             "parameters": seeds[0].meta["parameters"],
-            "seconds": float(np.mean([_seconds(trained) for trained in seeds])),
+            "seconds": float(np.mean([trained.seconds for trained in seeds])),
         }
     pairs = compare(
         {k: [t.predictions[run.assessed] for t in v] for k, v in run.networks.items()},
@@ -96,10 +96,6 @@ def _estimate(metric: str, predictions: Sequence[Predictions], weights: np.ndarr
     chosen = METRICS[metric]
     samples = np.stack([chosen.samples(p) for p in predictions])
     return statistics.estimate(samples, weights, chosen.statistic, (0.0, chosen.highest))
-
-
-def _seconds(trained: Trained) -> float:
-    return sum(row["seconds"] for row in trained.history)
 
 
 def compare(
@@ -169,10 +165,9 @@ def modalities(seeds: Sequence[Trained], weights: np.ndarray) -> Json:
     Returns:
         `fused`: the fusion's accuracy; `either`: that of an oracle that takes whichever part is
         right; and by modality: `alone`: the accuracy of its part; `gain`: how much the fusion's is
-        higher; `shuffled`: that of the fusion
-        where this modality comes from another face; `cost`: what the shuffling costs; `changed`:
-        the share of the decisions that it changes, and `changed_by_class` (7,). All but the last
-        are an `Estimate`.
+        higher; `shuffled`: that of the fusion where this modality comes from another face; `cost`:
+        what the shuffling costs; `changed`: the share of the decisions that it changes, and
+        `changed_by_class` (7,). All but the last are an `Estimate`.
     """
     found = [trained.modalities for trained in seeds]
     labels = np.stack([m.labels for m in found])  # type: ignore[union-attr]
@@ -222,22 +217,15 @@ def audit(run: Run, assessment: Json) -> list[Json]:
     rows: list[Json] = []
 
     def row(number: str, requirement: str, check: str, value: str, met: bool | None) -> None:
-        rows.append(
-            {
-                "number": number,
-                "requirement": requirement,
-                "check": check,
-                "value": value,
-                "met": met,
-            }
-        )
+        fields = ("number", "requirement", "check", "value", "met")
+        rows.append(dict(zip(fields, (number, requirement, check, value, met), strict=True)))
 
-    def names(of: Mapping[str, Any]) -> str:
+    def names(of: Iterable[str]) -> str:
         return ", ".join(title(name) for name in of) or "none"
 
     inputs = {name: tuple(seeds[0].meta["inputs"]) for name, seeds in run.networks.items()}
     by_input = {
-        kind: {name: 0 for name, reads in inputs.items() if reads == kind}
+        kind: [name for name, reads in inputs.items() if reads == kind]
         for kind in (("images",), ("landmarks",))
     }
     row(

@@ -391,7 +391,8 @@ def accuracies_of_runs(
         for i, (run, offset) in enumerate(zip(runs, offsets, strict=True)):
             style: dict[str, Any] = {
                 "color": COLOURS[i % len(COLOURS)],
-                "marker": MARKERS[i % len(MARKERS)],
+                # Another pair of the two when the colours begin again.
+                "marker": MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],
             }
             for y, found in enumerate(accuracies.values()):
                 seeds = 100 * np.asarray(found.get(run, []))

@@ -89,6 +89,11 @@ class Trained(NamedTuple):
     predictions: dict[str, Predictions]
     modalities: Modalities | None
 
+    @property
+    def seconds(self) -> float:
+        """Of training and validation, all epochs."""
+        return sum(row["seconds"] for row in self.history)
+
 
 class Run(NamedTuple):
     """A run.
@@ -221,7 +226,7 @@ def write_metrics(run: Run) -> dict[str, Any]:
             for split in run.splits
         }
         values[name]["parameters"] = seeds[0].meta["parameters"]
-        values[name]["seconds"] = [sum(row["seconds"] for row in t.history) for t in seeds]
+        values[name]["seconds"] = [t.seconds for t in seeds]
     write_text(run.directory / METRICS, json.dumps(values, indent=2) + "\n")
     return values
 

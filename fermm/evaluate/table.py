@@ -279,7 +279,7 @@ def times(run: Run) -> Table:
     """Parameters and training time of each network."""
     rows = []
     for name, trained in run.networks.items():
-        seconds = [sum(row["seconds"] for row in t.history) for t in trained]
+        seconds = [t.seconds for t in trained]
         rows.append(
             [
                 title(name),
