@@ -1,7 +1,7 @@
 """Trains and compares networks that recognise emotions, as a config says.
 
 Without arguments: the four networks of the paper, made small, on drawn (synthetic) faces, in a
-minute or two. Called again with the same --workdir, it goes on where it stopped.
+minute or two. Called again with the same --workdir, it goes on after its last checkpoint.
 
   uv run launch.py
   uv run launch.py --config configs/paper.py --config.data.path fer2013.csv --workdir runs/paper
@@ -13,6 +13,8 @@ Flags:
                            files that you trust.
   --config.FIELD=VALUE     instead of the field's value in the file; tuples as "(0, 1)"
   --workdir DIRECTORY      where the run leaves its results; without it, runs/ and the config's name
+  --coordinator HOST:PORT, --processes COUNT, --process INDEX
+                           one run in several processes, see docs/devices.md
 """
 
 import hashlib
@@ -33,6 +35,9 @@ _DEFAULT = Path(__file__).resolve().parent / "configs" / "synthetic.py"
 # its own even where --config names another file.
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
+_PROCESSES = flags.DEFINE_integer("processes", 1, "How many processes.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process", None, "Which of them this is.", lower_bound=0)
 _HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
 
 
@@ -42,18 +47,31 @@ def main(argv: list[str]) -> None:
         _fail(f"unknown argument {argv[1]!r}; fields are set as --config.FIELD=VALUE, see --help")
     from fermm import experiment
     from fermm.errors import InputError
+    from fermm.train.stop import Stop, Stopped, leave
 
     logging.set_verbosity(logging.ERROR)  # orbax tells much that is of no use here
     config = _CONFIG.value.to_dict()
     _keep_compiled(config)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    try:
-        experiment.run(config, _WORKDIR.value or Path("runs") / name)
-    except InputError as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on after the last complete epoch", file=sys.stderr)
-        sys.exit(130)
+    with Stop() as stop:
+        try:
+            _join_processes()
+            experiment.run(config, _WORKDIR.value or Path("runs") / name, stop)
+        except (InputError, Stopped) as error:
+            if not stop.requested:
+                _fail(str(error))
+            leave(stop.number, "stopped; the same command goes on after the last checkpoint")
+
+
+def _join_processes() -> None:
+    """Meets the other processes of the run, if the flags tell of any."""
+    if _PROCESSES.value == 1:
+        return
+    import jax
+
+    if not _COORDINATOR.value or _PROCESS.value is None:
+        _fail("--processes needs --coordinator=HOST:PORT and --process=INDEX as well")
+    jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
 
 
 def _keep_compiled(config: dict[str, Any]) -> None:

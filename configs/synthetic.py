@@ -20,6 +20,9 @@ def get_config() -> ConfigDict:
     config.split_seeds = ()
     config.report = True
     config.tensorboard = False
+    config.parallel = "none"
+    config.checkpoint_minutes = 10.0
+    config.debug_nans = False
 
     config.data = ConfigDict(
         {

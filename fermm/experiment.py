@@ -3,6 +3,7 @@
 What a run directory holds is written down in README.md, "What a run leaves".
 """
 
+import contextlib
 import os
 import platform
 import time
@@ -23,7 +24,8 @@ from fermm.errors import InputError
 from fermm.evaluate import metrics, table
 from fermm.evaluate import run as run_lib
 from fermm.models.fusion import MODALITIES
-from fermm.train import checkpoint, loop, partition, steps
+from fermm.train import checkpoint, devices, loop, partition, steps
+from fermm.train.stop import Stop
 
 SHUFFLES = 10  # permutations of a modality, whose effect is averaged
 
@@ -46,49 +48,62 @@ class Network(NamedTuple):
     key: str
 
 
-def run(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str, Any]:
+def run(
+    config: Mapping[str, Any], workdir: str | os.PathLike[str], stop: Stop | None = None
+) -> dict[str, Any]:
     """Trains, evaluates and compares the networks that the config names.
 
-    A run that was stopped goes on after its last complete epoch.
+    A run that was stopped or killed goes on after its last checkpoint.
 
     Args:
         config: nested dict as the files in `configs/` make it (`ConfigDict.to_dict()`).
         workdir: the run's directory, new or of a run with this config.
+        stop: says when to stop, see `fermm.train.stop`; None never does.
 
     Returns:
         What `metrics.json` holds; with `split_seeds`, for each of them (`split_<seed>`).
 
     Raises:
         InputError: bad config, data, checkpoint or directory.
+        Stopped: `stop` said so.
     """
     settings.check(config)
     workdir = Path(workdir).expanduser()
     if config["split_seeds"]:
-        return _run_splits(config, workdir)
+        return _run_splits(config, workdir, stop)
     _check_parts_exist(config, workdir)
     settings.check_workdir(config, workdir)
-    source = load(config["data"])  # before anything is written: bad data leaves no directory
-    with settings.lock(workdir):
-        return _run(config, workdir, source)
+    with devices.main_first("read the data"):  # and prepares them, if need be
+        source = load(config["data"])  # before anything is written: bad data leaves no directory
+    with contextlib.ExitStack() as stack:
+        with devices.main_first(f"use {workdir}"):
+            if devices.is_main():
+                stack.enter_context(settings.lock(workdir))
+                settings.claim(config, source, workdir)
+                _describe(source)
+                run_lib.save_samples(workdir, _samples(source))
+        with jax.debug_nans(config["debug_nans"]):
+            _train_all(config, workdir, source, stop)
+        with devices.main_first("evaluate the run"):
+            return _evaluate(config, workdir, source) if devices.is_main() else {}
 
 
-def _run(config: Mapping[str, Any], workdir: Path, source: Source) -> dict[str, Any]:
-    settings.claim(config, source, workdir)
-    _describe(source)
-    run_lib.save_samples(workdir, _samples(source))
-
-    embeddings = _Embeddings(source)
+def _train_all(config: Mapping[str, Any], workdir: Path, source: Source, stop: Stop | None) -> None:
+    embeddings = _Embeddings(source, devices.layout_of_evaluation(config["parallel"]))
     for name in _in_order(config):
-        seeds = [
-            seed
-            for seed in config["seeds"]
-            if not _finished(config, workdir / name / f"seed_{seed}", name)
-        ]
+        with devices.main_first("look through the results"):
+            seeds = [
+                seed
+                for seed in config["seeds"]
+                if not _finished(config, workdir / name / f"seed_{seed}", name)
+            ]
         at_once = config[name]["seeds_at_once"]
         for first in range(0, len(seeds), at_once):
             group = seeds[first : first + at_once]
-            _train_and_predict(config, workdir, name, group, source, embeddings)
+            _train_and_predict(config, workdir, name, group, source, embeddings, stop)
 
+
+def _evaluate(config: Mapping[str, Any], workdir: Path, source: Source) -> dict[str, Any]:
     finished = run_lib.load(workdir)
     result = run_lib.write_metrics(finished)
     if config["report"]:
@@ -103,16 +118,17 @@ def _run(config: Mapping[str, Any], workdir: Path, source: Source) -> dict[str, 
     return result
 
 
-def _run_splits(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
+def _run_splits(config: Mapping[str, Any], workdir: Path, stop: Stop | None) -> dict[str, Any]:
     """A whole run for each seed of the split, in a directory of its own, and a page about all."""
     settings.check_workdir_of_splits(workdir)
     results = {}
     for seed in config["split_seeds"]:
         name = f"split_{seed}"
-        print(f"\nSplit seed {seed}:", flush=True)
+        if devices.is_main():
+            print(f"\nSplit seed {seed}:", flush=True)
         own = {**config, "split_seeds": (), "data": {**config["data"], "split_seed": seed}}
-        results[name] = run(own, workdir / name)
-    if len(results) > 1:
+        results[name] = run(own, workdir / name, stop)
+    if len(results) > 1 and devices.is_main():
         from fermm.evaluate import compare
 
         page = workdir / run_lib.REPORT
@@ -175,8 +191,13 @@ def _finished(config: Mapping[str, Any], directory: Path, name: str) -> bool:
         expected.append(run_lib.modalities_file(directory, splits[-1]))
     if not all(file.is_file() for file in expected):
         return False
+    # Damaged ones are made again, from the checkpoint before or from the network.
     kept = checkpoint.epochs(directory / "checkpoints")
-    return bool(kept) and kept[-1] >= config[name]["epochs"]
+    if not kept or kept[-1] < config[name]["epochs"]:
+        return False
+    if checkpoint.find_damage(directory / "checkpoints" / str(kept[-1])):
+        return False
+    return all(run_lib.is_readable(file) for file in expected)
 
 
 def _samples(source: Source) -> run_lib.Samples:
@@ -194,7 +215,8 @@ def _samples(source: Source) -> run_lib.Samples:
 class _Embeddings:
     """What `encode` gives for the faces of a split: computed once, for it is the expensive half."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, layout: devices.Layout) -> None:
+        self.layout = layout
         self._source = source
         self._known: dict[tuple[str, str], Any] = {}
 
@@ -211,7 +233,7 @@ class _Embeddings:
             return {name: self.embed(part, split) for name, part in network.parts.items()}
         key = (network.key, split)
         if key not in self._known:
-            forward = steps.make_forward(network.module, "encode")
+            forward = steps.make_forward(network.module, self.layout, "encode")
             self._known[key] = forward(network.variables, self.inputs(network.module, split))
         return self._known[key]
 
@@ -223,6 +245,7 @@ def _train_and_predict(
     seeds: Sequence[int],
     source: Source,
     embeddings: _Embeddings,
+    stop: Stop | None,
 ) -> None:
     section = config[name]
     networks, tasks = [], []
@@ -263,7 +286,13 @@ def _train_and_predict(
                 else None,
             )
         )
-    for network, task, (variables, _) in zip(networks, tasks, loop.fit(tasks), strict=True):
+    fitted = loop.fit(
+        tasks,
+        parallel=config["parallel"],
+        stop=stop,
+        checkpoint_minutes=config["checkpoint_minutes"],
+    )
+    for network, task, (variables, _) in zip(networks, tasks, fitted, strict=True):
         network = network._replace(variables=variables, key=str(task.directory))
         _predict(config, network, task.directory, source, embeddings)
 
@@ -276,22 +305,23 @@ def _predict(
     embeddings: _Embeddings,
 ) -> None:
     """Writes what a trained network says about the faces of each split that is evaluated."""
-    forward = steps.make_forward(network.module, "classify")
+    forward = steps.make_forward(network.module, embeddings.layout, "classify")
     for split in config["evaluate"]["splits"]:
         embedded, labels = embeddings.embed(network, split), embeddings.labels(split)
         rows = source.faces.rows[source.splits[split]]
         probabilities = np.asarray(jax.nn.softmax(forward(network.variables, embedded).logits))
-        metrics.save_predictions(
-            run_lib.predictions_file(directory, split),
-            metrics.Predictions(rows, labels, probabilities),
-        )
+        if devices.is_main():
+            metrics.save_predictions(
+                run_lib.predictions_file(directory, split),
+                metrics.Predictions(rows, labels, probabilities),
+            )
     if not isinstance(network.module, models.Fusion):
         return
 
     def decide(logits: np.ndarray) -> np.ndarray:
         return np.argmax(logits, -1).astype(np.int8)
 
-    parts = steps.make_forward(network.module, models.Fusion.classify_parts)
+    parts = steps.make_forward(network.module, embeddings.layout, models.Fusion.classify_parts)
     alone = parts(network.variables, embedded)
     shuffled: dict[str, list[np.ndarray]] = {name: [] for name in MODALITIES}
     for i in range(SHUFFLES):
@@ -299,6 +329,8 @@ def _predict(
         for name, decisions in shuffled.items():
             mixed = embedded | {name: embedded[name][order]}
             decisions.append(decide(forward(network.variables, mixed).logits))
+    if not devices.is_main():
+        return
     run_lib.save_modalities(
         run_lib.modalities_file(directory, split),
         run_lib.Modalities(

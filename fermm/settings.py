@@ -15,6 +15,7 @@ from fermm import models
 from fermm.data import dataset, source, splits, synthetic
 from fermm.data.landmarks import METHODS
 from fermm.errors import InputError
+from fermm.train import devices
 from fermm.train.optimizer import SCHEDULES
 
 FIELDS = {
@@ -26,6 +27,12 @@ FIELDS = {
     ),
     "report": "whether to draw figures and write report.html at the end",
     "tensorboard": "whether to write TensorBoard event files, to WORKDIR/tensorboard",
+    "parallel": (
+        '"none", or over all devices of all processes: "batch" (a share of each batch on each) or '
+        '"seeds" (some of those trained at once on each)'
+    ),
+    "checkpoint_minutes": "after how many minutes a checkpoint is written within an epoch",
+    "debug_nans": "whether JAX looks for the operation that makes a NaN (jax_debug_nans; slow)",
     "data.source": '"fer2013", or "synthetic" for drawn faces',
     "data.path": "fer2013.csv, icml_face_data.csv, or the folder or zip of the images",
     "data.cache_dir": "where prepared data sets (faces with landmarks) are kept",
@@ -76,7 +83,10 @@ _SCHEDULE_FIELDS = {
     "plateau": {"kind", "factor", "patience", "min_delta"},
 }
 LOCK = "lock"
-_SWITCHES = ("split_seeds", "report", "tensorboard")
+_SWITCHES = (
+    *("split_seeds", "report", "tensorboard"),
+    *("parallel", "checkpoint_minutes", "debug_nans"),
+)
 _DTYPES = ("float32", "bfloat16")
 _DATA_FIELDS = {
     *("source", "path", "cache_dir", "landmarks", "predictor"),
@@ -94,6 +104,9 @@ _MAY_DIFFER = (
     "seeds",
     "report",
     "tensorboard",
+    "parallel",
+    "checkpoint_minutes",
+    "debug_nans",
     "evaluate.",
     "data.path",
     "data.cache_dir",
@@ -123,6 +136,9 @@ def check(config: Mapping[str, Any]) -> None:
         for seed in config[field]:
             good = isinstance(seed, int) and 0 <= seed < 2**31
             _require(good, f"config.{field}: {seed!r} is not a whole number from 0 to 2**31 - 1")
+    _choice("config.parallel", config["parallel"], devices.KINDS)
+    minutes = config["checkpoint_minutes"]
+    _require(minutes > 0, f"config.checkpoint_minutes is {minutes}: a number above 0")
     data = config["data"]
     for field in sorted(_DATA_FIELDS - data.keys()):
         raise InputError(f"config.data.{field} is missing in the config file")

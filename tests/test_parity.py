@@ -13,7 +13,8 @@ from keras.src.layers.normalization import batch_normalization
 import keras_networks
 from configs import paper
 from fermm import models
-from fermm.train import loop, optimizer, partition, steps
+from fermm.train import devices, loop, optimizer, partition, steps
+from fermm.train.feed import feed
 
 pytestmark = [
     pytest.mark.keras,
@@ -118,7 +119,9 @@ def test_logits(name):
     expected = keras_networks.with_logits(model)(keras_inputs(name, images, landmarks))
     module = our_network(name, dropout=0.2)
     variables = our_variables(name, [model, *parts])
-    ours = steps.make_forward(module)(variables, {"images": images, "landmarks": landmarks})
+    ours = steps.make_forward(module, devices.layout("none"))(
+        variables, {"images": images, "landmarks": landmarks}
+    )
     np.testing.assert_allclose(ours.logits, expected, atol=1e-5, rtol=0)
     probabilities = model(keras_inputs(name, images, landmarks))
     np.testing.assert_allclose(jax.nn.softmax(ours.logits), probabilities, atol=1e-5, rtol=0)
@@ -189,23 +192,18 @@ def test_an_epoch_of_training(name):
         trained = partition.trained_paths(variables["params"], CONFIG[name]["trainable"])
         params, frozen = partition.split(variables["params"], trained)
         optim = optimizer.make(CONFIG[name]["learning_rate"], {"kind": "constant"}, 4)
+        layout = devices.layout("none")
         train_steps = steps.make_train_steps(
-            our_network(name, "float64"), optim.transform, jnp.asarray(CLASS_WEIGHTS), 32
+            our_network(name, "float64"), optim.transform, jnp.asarray(CLASS_WEIGHTS), layout
         )
-        params = jax.tree.map(jnp.array, params)
-        statistics = jax.tree.map(jnp.array, variables.get("batch_stats", {}))
+        statistics = variables.get("batch_stats", {})
         state = steps.State(
             jnp.int32(0), params, statistics, optim.transform.init(params), steps.zero_sums()
         )
-        state = train_steps(
-            state,
-            frozen,
-            jax.random.key(0),
-            steps.Data({"images": images, "landmarks": landmarks}, labels),
-            jnp.asarray(np.pad(np.arange(COUNT), (0, 128 - COUNT))),
-            0,
-            4,
-        )
+        state, frozen = (devices.put(tree, layout.state) for tree in (state, frozen))
+        data = steps.Data({"images": images, "landmarks": landmarks}, labels)
+        for buffer, size in feed([data], [np.arange(COUNT)], 32, layout):
+            state = train_steps(state, frozen, jax.random.key(0), buffer, 0, size)
         ours = {"params": partition.merge(state.params, frozen), "batch_stats": state.statistics}
         for collection, tree in expected.items():
             jax.tree.map(

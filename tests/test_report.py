@@ -192,9 +192,9 @@ def _write_meta(checkpoint, config, name, seed, history, identity):
         "versions": {"fermm": "1", "jax": "2", "flax": "3"},
         "machine": {"system": "s", "python": "3", "cores": 2, "devices": "an abacus"},
     }
-    (checkpoint / "variables").mkdir(parents=True)
-    (checkpoint / "meta").mkdir()
-    (checkpoint / "meta" / "metadata").write_text(json.dumps(meta))
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "meta.json").write_text(json.dumps(meta))
+    (checkpoint / "checksums.json").write_text("{}")
 
 
 def assessed(directory, *args, **kwargs):

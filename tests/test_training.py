@@ -15,43 +15,20 @@ from flax import traverse_util
 from tensorboardX.proto import event_pb2
 
 import fermm
-from configs import paper, synthetic
+from configs import paper
 from fermm import experiment, models, settings
 from fermm.data import batches
 from fermm.data import synthetic as synthetic_faces
 from fermm.data.source import Source, load
 from fermm.errors import InputError
 from fermm.evaluate import run
-from fermm.train import checkpoint, loop, optimizer, partition, steps
-
-FACES = 330  # 231 to train on: seven whole batches and one of seven
-
-
-def small_config(**changes):
-    """configs/synthetic.py with few faces and epochs; `changes` by dotted path."""
-    config = synthetic.get_config()
-    config.data.synthetic.count = FACES
-    config.report = False
-    for name in config.networks:
-        config[name].epochs = 2
-    config.image.arguments.hidden = 16
-    config.image.schedule.epochs = (1,)
-    for path, value in changes.items():
-        *sections, field = path.split("__")
-        section = config
-        for name in sections:
-            section = section[name]
-        section[field] = value
-    return config.to_dict()
+from fermm.train import checkpoint, devices, loop, optimizer, partition, steps
+from trainings import assert_identical, make_task, make_tasks, small_config, without_seconds
 
 
 def read(workdir, network, seed=0):
     where = checkpoint.locate(workdir / network / f"seed_{seed}" / "checkpoints")
     return checkpoint.read(where, training=True)
-
-
-def assert_identical(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 @pytest.fixture(scope="module")
@@ -70,44 +47,6 @@ def test_order_is_a_permutation_and_a_function_of_its_arguments():
     assert (first != batches.order(1, 3, 1000)).any()
     # Philox is fixed by its definition, and so is this.
     assert batches.order(0, 0, 6).tolist() == [0, 2, 1, 5, 4, 3]
-
-
-def make_task(tmp_path, spec, patterns, epochs=1, count=45):
-    random = np.random.default_rng(0)
-
-    def data(n):
-        return steps.Data(
-            {
-                "images": random.integers(0, 256, (n, 48, 48), np.uint8),
-                "landmarks": random.uniform(0, 48, (n, 68, 2)).astype(np.float32),
-            },
-            random.integers(0, 7, n).astype(np.int32),
-        )
-
-    train, validation = data(count), data(13)
-    variables = jax.jit(models.build(spec).init)(
-        jax.random.key(0), jax.tree.map(lambda x: x[:1], train.inputs)
-    )
-    trained = partition.trained_paths(variables["params"], patterns)
-    return loop.Task(
-        name="network",
-        seed=0,
-        module=models.build(spec, trained),
-        method="__call__",
-        variables=dict(variables),
-        trained=trained,
-        settings={
-            "epochs": epochs,
-            "batch_size": 8,
-            "learning_rate": 1e-3,
-            "schedule": {"kind": "constant"},
-        },
-        class_weights=np.arange(1.0, 8.0),
-        train=train,
-        validation=validation,
-        directory=tmp_path,
-        meta={},
-    )
 
 
 def test_a_step_is_compiled_once(tmp_path, monkeypatch):
@@ -133,32 +72,6 @@ def test_how_an_epoch_is_cut_into_chunks_changes_nothing(tmp_path, monkeypatch):
         task.directory.mkdir()
         results.append(loop.fit([task])[0][0])
     assert_identical(*results)
-
-
-def make_tasks(directory, seeds, epochs=3):
-    """The same network from several seeds, with the plateau that each has of its own."""
-    task = make_task(directory, {"model": "nn2", "arguments": {}}, (".*",), epochs)
-    schedule = {"kind": "plateau", "factor": 0.5, "patience": 1, "min_delta": 1e-3}
-    tasks = []
-    for seed in seeds:
-        variables = jax.jit(task.module.init)(
-            jax.random.key(seed), jax.tree.map(lambda x: x[:1], task.train.inputs)
-        )
-        tasks.append(
-            task._replace(
-                seed=seed,
-                variables=dict(variables),
-                settings=task.settings | {"schedule": schedule, "learning_rate": 3e-3},
-                class_weights=np.ones(7),
-                directory=directory / f"seed_{seed}",
-            )
-        )
-        tasks[-1].directory.mkdir(parents=True)
-    return tasks
-
-
-def without_seconds(history):
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
 
 
 def test_seeds_trained_at_once_are_those_trained_alone(tmp_path):
@@ -238,7 +151,7 @@ def test_forward_gives_any_number_of_samples_the_same_result():
     inputs = {"landmarks": random.uniform(0, 48, (600, 68, 2)).astype(np.float32)}
     variables = jax.jit(module.init)(jax.random.key(0), inputs)
     whole = module.apply(variables, inputs).logits
-    forward = steps.make_forward(module)
+    forward = steps.make_forward(module, devices.layout("none"))
     for count in (1, 255, 256, 257, 600):
         some = forward(variables, {"landmarks": inputs["landmarks"][:count]}).logits
         assert some.shape == (count, 7)
@@ -652,7 +565,7 @@ def test_a_part_that_is_not_trained_to_its_end_is_refused(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "half")
     checkpoints = tmp_path / "half" / "landmarks" / "seed_0" / "checkpoints"
     for kept in checkpoint.epochs(checkpoints):
-        file = checkpoints / str(kept) / "meta" / "metadata"
+        file = checkpoints / str(kept) / "meta.json"
         meta = json.loads(file.read_text())
         meta["config"]["landmarks"]["epochs"] = 3
         file.write_text(json.dumps(meta))
@@ -670,36 +583,17 @@ def test_a_fusion_does_not_go_on_with_other_parts(finished, tmp_path):
     for kept in checkpoint.epochs(where / "checkpoints")[:-1]:
         shutil.rmtree(where / "checkpoints" / str(kept))
     (where / "checkpoints" / "2").rename(where / "checkpoints" / "1")  # as if stopped then
-    file = where / "checkpoints" / "1" / "meta" / "metadata"
-    meta = json.loads(file.read_text())
+    there = where / "checkpoints" / "1"
+    meta = json.loads((there / "meta.json").read_text())
     meta["history"] = meta["history"][:1]
-    file.write_text(json.dumps(meta))
+    (there / "meta.json").write_text(json.dumps(meta))
+    (there / "checksums.json").write_text(json.dumps(checkpoint._checksums(there)))
     other = tmp_path / "other"
     shutil.rmtree(tmp_path / "run" / "landmarks")
     experiment.run(small_config(networks=("landmarks",), seeds=(1,)), other)
     shutil.copytree(other / "landmarks" / "seed_1", tmp_path / "run" / "landmarks" / "seed_0")
     with pytest.raises(InputError, match="was trained on other frozen networks than those that"):
         experiment.run(small_config(networks=("image", "decision_fusion")), tmp_path / "run")
-
-
-def test_a_damaged_checkpoint_is_named(finished, tmp_path):
-    shutil.copytree(finished, tmp_path / "run")
-    where = tmp_path / "run" / "landmarks" / "seed_0" / "checkpoints" / "2"
-    (where / "variables" / "_METADATA").unlink()
-    (tmp_path / "run" / "landmarks" / "seed_0" / "predictions_test.npz").unlink()
-    with pytest.raises(InputError, match=rf"{where}: damaged checkpoint"):
-        experiment.run(small_config(), tmp_path / "run")
-
-
-def test_check_tree_tells_both_ways():
-    a = {"x": {"kernel": np.zeros((2, 3))}, "y": np.zeros(1)}
-    b = {"x": {"kernel": np.zeros((3, 2))}, "z": np.zeros(1)}
-    with pytest.raises(InputError) as error:
-        checkpoint.check_tree(a, b, "place")
-    assert str(error.value) == (
-        "place: does not fit the network: missing y; left over z; "
-        "x/kernel has shape (3, 2) instead of (2, 3)."
-    )
 
 
 def test_class_weights_multiply_the_loss_and_do_not_divide_it():

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,8 +14,9 @@ from fermm import models
 from fermm.data import batches
 from fermm.models.fusion import MODALITIES
 from fermm.predict import Network
-from fermm.train import checkpoint, loop, optimizer, partition
+from fermm.train import checkpoint, devices, loop, optimizer, partition
 from fermm.train import steps as training
+from fermm.train.feed import feed
 
 CONFIG = paper.get_config().to_dict()
 NETWORKS = ("image", "landmarks", "decision_fusion", "feature_fusion")
@@ -70,41 +71,39 @@ class Peer:
         states, frozens = [], []
         for each in variables:
             params, frozen = partition.split(each["params"], trained)
-            # Copies, because the steps write over what they are given.
-            params, statistics = jax.tree.map(
-                jnp.array, (params, dict(each.get("batch_stats", {})))
+            state = training.State(
+                jnp.int32(0),
+                params,
+                dict(each.get("batch_stats", {})),
+                optim.transform.init(params),
+                training.zero_sums(),
             )
-            states.append(
-                training.State(
-                    jnp.int32(0),
-                    params,
-                    statistics,
-                    optim.transform.init(params),
-                    training.zero_sums(),
-                )
-            )
-            frozens.append(frozen)
+            states.append(devices.to_host(state))
+            frozens.append(devices.to_host(frozen))
         self._variables = variables
         self._optimizer = optim
-        self._state, self._frozen = loop._stack(states), loop._stack(frozens)
-        self._keys = loop._stack([loop.key_for(seed, "dropout") for seed in range(seeds)])
+        self._layout = layout = devices.layout("none")
+        self._state, self._frozen = (
+            devices.put(loop.stack(trees), layout.state) for trees in (states, frozens)
+        )
+        self._keys = loop.put_keys([loop.key_for(seed, "dropout") for seed in range(seeds)], layout)
         self._train_steps = training.make_train_steps(
             self._module,
             optim.transform,
             jnp.asarray(self._data["class_weights"], jnp.float32),
-            batch_size,
+            layout,
             self._method,
             seeds > 1,
         )
-        self._forward = training.make_forward(self._module, self._method)
+        self._forward = training.make_forward(self._module, layout, self._method)
         spent = time.perf_counter() - began
 
-        self._train, self._validation = self._split("train"), self._split("validation")
+        self._train = [self._split("train")] * seeds
+        self._validation = self._split("validation")
         if fusion:
             self._once = self._embed()
-        self._order = self._shuffle()
         began = time.perf_counter()
-        self._advance(0, 1)
+        self._advance(1)
         return spent + time.perf_counter() - began
 
     def steps(self, count: int) -> float:
@@ -113,18 +112,17 @@ class Peer:
         began = time.perf_counter()
         while count:
             now = min(count, whole)
-            self._advance(0, now)
+            self._advance(now)
             count -= now
         return time.perf_counter() - began
 
     def epoch(self) -> float:
         """Trains on every training face once, in a new order, and validates, as the loop does."""
         began = time.perf_counter()
-        self._order = self._shuffle()
         self._state = self._state._replace(sums=jax.tree.map(jnp.zeros_like, self._state.sums))
-        self._advance(0, math.ceil(self._train_count / self._batch_size))
+        self._advance(math.ceil(self._train_count / self._batch_size))
         losses = []
-        for i, state in enumerate(loop._unstack(self._state, self._seeds)):
+        for i, state in enumerate(loop.unstack(devices.to_host(self._state), self._seeds)):
             _, frozen = partition.split(self._variables[i]["params"], frozenset(_paths(state)))
             variables = {
                 "params": partition.merge(state.params, frozen),
@@ -181,7 +179,8 @@ class Peer:
         Returns:
             "flops", "bytes", and "parameters", the number of those that are trained.
         """
-        arguments = (self._state, self._frozen, self._keys, self._train, self._order, 0, 1)
+        buffer, _ = next(self._feed())
+        arguments = (self._state, self._frozen, self._keys, buffer, 0, 1)
         # Of a loop whose length it does not know, XLA counts the body once.
         analysis = self._train_steps.lower(*arguments).compile().cost_analysis()
         return {
@@ -201,12 +200,12 @@ class Peer:
     def _split(self, split: str) -> training.Data:
         rows = self._data[split]
         inputs = {name: self._data[name][rows] for name in self._module.inputs}
-        return jax.device_put(training.Data(inputs, self._data["labels"][rows]))
+        return training.Data(inputs, self._data["labels"][rows])
 
     def _embed(self) -> float:
         began = time.perf_counter()
         forwards = {
-            part: training.make_forward(models.build(self._spec(part)), "encode")
+            part: training.make_forward(models.build(self._spec(part)), self._layout, "encode")
             for part in MODALITIES
         }
 
@@ -219,28 +218,26 @@ class Peer:
             }
 
         # How long steps take does not depend on whose outputs they are: one seed's for all.
-        train = [embed(self._train, self._variables[0])] * self._seeds
+        train = embed(self._train[0], self._variables[0])
         validation = embed(self._validation, self._variables[0])
-        self._train = jax.device_put(self._train._replace(inputs=loop._stack(train)))
+        self._train = [each._replace(inputs=train) for each in self._train]
         self._validation = self._validation._replace(inputs=validation)
         return time.perf_counter() - began
 
-    def _shuffle(self) -> jax.Array:
-        per_epoch = math.ceil(self._train_count / self._batch_size)
-        padding = (0, per_epoch * self._batch_size - self._train_count)
-        return jnp.asarray(
-            loop._stack(
-                [
-                    np.pad(batches.order(seed, self._epoch, self._train_count), padding)
-                    for seed in range(self._seeds)
-                ]
-            )
-        )
+    def _feed(self) -> Iterator[tuple[training.Batches, int]]:
+        orders = [
+            batches.order(seed, self._epoch, self._train_count) for seed in range(self._seeds)
+        ]
+        return feed(self._train, orders, self._batch_size, self._layout)
 
-    def _advance(self, start: int, stop: int) -> None:
-        self._state = self._train_steps(
-            self._state, self._frozen, self._keys, self._train, self._order, start, stop
-        )
+    def _advance(self, count: int) -> None:
+        """The first `count` steps of an epoch, their batches laid out meanwhile."""
+        for buffer, size in self._feed():
+            stop = min(size, count)
+            self._state = self._train_steps(self._state, self._frozen, self._keys, buffer, 0, stop)
+            count -= stop
+            if not count:
+                break
         jax.block_until_ready(self._state)
 
 

@@ -6,6 +6,7 @@ Neither the faces nor any further training are needed for it.
 import errno
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -178,6 +179,15 @@ def load_modalities(path: Path) -> Modalities:
         return Modalities(
             data["row"], data["label"], data["decision"], ends["_alone"], ends["_shuffled"]
         )
+
+
+def is_readable(path: Path) -> bool:
+    """Whether an `.npz` has all that was written into it."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return all(file[name] is not None for name in file)  # which looks at its checksum
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return False
 
 
 def load(directory: Path) -> Run:

@@ -1,15 +1,25 @@
 """Checkpoints on disk; the only importer of orbax.
 
-A directory `checkpoints/` holds one sub-directory an epoch kept (the last, and the best by
-validation loss), named by the number of epochs trained, each with
+A directory `checkpoints/` holds a sub-directory for each position that is kept: `3` after three
+epochs, `3+250` after 250 steps of the fourth. Kept are the last two epochs, the best by validation
+loss, and a position within an epoch if it is the last. In each:
 
 - `variables`: {"params": ..., "batch_stats": ...}, nested dicts of arrays, frozen parts included;
-- `training`: what is needed to go on: the optimiser's state and the step;
-- `meta`: JSON: how to build the network, its config, seed, epoch, history, versions.
+- `training`: what is needed to go on: the optimiser's state, the step, the epoch's sums so far;
+- `meta.json`: how to build the network, its config, seed, position, history, versions;
+- `checksums.json`: size and SHA-256 of every other file; written last.
+
+docs/design.md has the whole of the format.
 """
 
+import concurrent.futures
+import contextlib
+import errno
+import hashlib
 import json
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +27,28 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
-from orbax.checkpoint import checkpoint_managers
 
 from fermm.errors import InputError
 
-FORMAT = 2
+FORMAT = 3
 WHICH = ("last", "best")
+_META, _CHECKSUMS = "meta.json", "checksums.json"
+_LAST = 2  # epochs kept: should the files of one be damaged, there is the one before
+
+
+class Position(NamedTuple):
+    """How far a training has come: whole epochs, and steps of the next one."""
+
+    epoch: int
+    step: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of the directory: "3", or "3+250" within the fourth epoch."""
+        return f"{self.epoch}+{self.step}" if self.step else str(self.epoch)
+
+    def __str__(self) -> str:
+        return f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"
 
 
 class Checkpoint(NamedTuple):
@@ -40,72 +66,227 @@ class Checkpoint(NamedTuple):
 
 
 class Writer:
-    """Writes the checkpoints of one network; a context manager.
+    """Writes the checkpoints of one network in the background; a context manager.
 
-    Writing goes on in the background and is atomic: aside first, then renamed.
+    A checkpoint is written aside, brought to the disk, and renamed: under its name there is all of
+    it or nothing. Others are removed only then.
 
     Args:
         directory: the network's `checkpoints/`.
-        keep: how many of the last epochs stay on disk, besides the best.
     """
 
-    def __init__(self, directory: Path, keep: int = 1) -> None:
-        loss = lambda metrics: metrics["val_loss"]  # noqa: E731
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                best_fn=loss,
-                best_mode="min",
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-                    [
-                        checkpoint_managers.LatestN(keep),
-                        checkpoint_managers.BestN(get_metric_fn=loss, reverse=True, n=1),
-                    ]
-                ),
-            ),
-        )
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory.absolute()
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._writing: concurrent.futures.Future[None] | None = None
 
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.wait()
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            # An error on the way out is of interest only if there is no other.
+            with contextlib.suppress(*([Exception] if kind else [])):
+                self.wait()
+        finally:
+            self._thread.shutdown()
 
-    def forget_after(self, epoch: int) -> None:
-        """Removes the checkpoints of later epochs."""
-        for later in self._manager.all_steps():
-            if later > epoch:
-                self._manager.delete(later)
+    def save(self, position: Position, checkpoint: Checkpoint) -> None:
+        """Begins to write, once the one before is on disk; the arrays must stay as they are.
+
+        Raises:
+            InputError: the one before could not be written.
+        """
+        self.wait()
+        self._writing = self._thread.submit(self._write, position, checkpoint)
 
     def wait(self) -> None:
-        """Returns when all that was saved is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when all that was saved is on disk.
 
-    def save(self, epoch: int, checkpoint: Checkpoint, validation_loss: float) -> None:
-        """Begins to write the checkpoint of `epoch`; the arrays may be changed on return."""
-        self._manager.save(
-            epoch,
-            args=ocp.args.Composite(
-                variables=ocp.args.StandardSave(checkpoint.variables),
-                training=ocp.args.StandardSave(checkpoint.training),
-                meta=ocp.args.JsonSave({"format": FORMAT, **checkpoint.meta}),
-            ),
-            metrics={"val_loss": validation_loss},
-        )
+        Raises:
+            InputError: it could not be written.
+        """
+        if self._writing:
+            try:
+                self._writing.result()
+            finally:
+                self._writing = None
+
+    def _write(self, position: Position, checkpoint: Checkpoint) -> None:
+        aside = self._directory / f"{position.name}.writing"
+        try:
+            shutil.rmtree(aside, ignore_errors=True)  # left by a run that was killed
+            aside.mkdir(parents=True)
+            _write_arrays(aside / "variables", checkpoint.variables)
+            assert checkpoint.training is not None
+            _write_arrays(aside / "training", checkpoint.training)
+            meta = {"format": FORMAT, **checkpoint.meta}
+            (aside / _META).write_text(json.dumps(meta, indent=1) + "\n")
+            (aside / _CHECKSUMS).write_text(json.dumps(_checksums(aside), indent=1) + "\n")
+            _bring_to_disk(aside)
+            there = self._directory / position.name
+            if there.exists():
+                _remove(there)
+            os.replace(aside, there)
+            _sync(self._directory)
+            self._prune(position)
+        # Orbax and tensorstore raise many types where the disk is full or a right is missing.
+        except Exception as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise InputError(
+                f"{self._directory}: no checkpoint of {position} could be written "
+                f"({_reason(error)}); make room or see to the rights, and run the same command "
+                "again: it goes on after the last checkpoint"
+            ) from error
+
+    def _prune(self, newest: Position) -> None:
+        kept = positions(self._directory)
+        epochs_kept = [p for p in kept if not p.step]
+        wanted = {newest, *epochs_kept[-_LAST:], _best(self._directory, epochs_kept)}
+        for position in kept:
+            if position not in wanted:
+                _remove(self._directory / position.name)
+
+
+def _best(directory: Path, among: list[Position]) -> Position | None:
+    """The position with the lowest validation loss, the first of equals."""
+    return min(among, key=lambda p: _validation_loss(directory / p.name), default=None)
+
+
+def _validation_loss(path: Path) -> float:
+    return read_meta(path)["history"][-1]["val_loss"]
+
+
+def _write_arrays(path: Path, tree: Mapping[str, Any]) -> None:
+    # What is written is alike in all processes of a run, so that one of them writes alone.
+    process = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"fermm{process}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
+        checkpointer.save(path, args=ocp.args.PyTreeSave(tree))
+
+
+def _files(path: Path) -> Iterator[tuple[str, Path]]:
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and file.name != _CHECKSUMS:
+            yield file.relative_to(path).as_posix(), file
+
+
+def _checksums(path: Path) -> dict[str, dict[str, Any]]:
+    return {
+        name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for name, file in _files(path)
+    }
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _bring_to_disk(path: Path) -> None:
+    for below in [*path.rglob("*"), path]:
+        _sync(below)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    """Removes a checkpoint; killed meanwhile, it leaves none that looks whole."""
+    aside = path.with_name(f"{path.name}.removing")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(path, aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error)
+    # tensorstore tells the operating system's words somewhere in a long message.
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
+    for words in map(os.strerror, numbers):
+        if words in text:
+            return words
+    return (text.splitlines() or [type(error).__name__])[0]
+
+
+def positions(directory: Path) -> list[Position]:
+    """The positions of which `directory` (a `checkpoints/`) holds a checkpoint, ascending.
+
+    What is in their files is not looked at, see `find_damage`.
+    """
+    if not directory.is_dir():
+        return []
+    found = []
+    for path in directory.iterdir():
+        epoch, _, step = path.name.partition("+")
+        if epoch.isdecimal() and (step.isdecimal() or path.name == epoch) and is_checkpoint(path):
+            found.append(Position(int(epoch), int(step or 0)))
+    return sorted(found)
 
 
 def epochs(directory: Path) -> list[int]:
-    """The epochs of which `directory` (a `checkpoints/`) holds a complete checkpoint, ascending."""
-    if not directory.is_dir():
-        return []
-    names = [path.name for path in directory.iterdir() if is_checkpoint(path)]
-    return sorted(int(name) for name in names if name.isdigit())
+    """The epochs of which `directory` holds a checkpoint made at their end, ascending."""
+    return [position.epoch for position in positions(directory) if not position.step]
 
 
 def is_checkpoint(path: Path) -> bool:
     """Whether `path` is the directory of one checkpoint."""
-    return (path / "meta" / "metadata").is_file() and (path / "variables").is_dir()
+    return (path / _META).is_file() and (path / _CHECKSUMS).is_file()
+
+
+def find_damage(path: Path) -> str:
+    """What is wrong with the files of the checkpoint `path`, or "" if they are as written."""
+    try:
+        expected = json.loads((path / _CHECKSUMS).read_bytes())
+        for name, of in expected.items():
+            file = path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != of["bytes"]:
+                return f"{name} has {file.stat().st_size} bytes instead of {of['bytes']}"
+            if _sha256(file) != of["sha256"]:
+                return f"{name} has been altered, its SHA-256 is another"
+    except OSError as error:
+        return f"{Path(error.filename or path).name} cannot be read: {error.strerror}"
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return f"{_CHECKSUMS} is not readable"
+    return ""
+
+
+def set_damaged_aside(directory: Path) -> list[str]:
+    """Renames each damaged checkpoint of `directory` (a `checkpoints/`) to `<its name>.damaged`.
+
+    Returns:
+        A line for each that names it and its damage.
+    """
+    notes = []
+    for position in positions(directory):
+        path = directory / position.name
+        if damage := find_damage(path):
+            aside = path.with_name(f"{path.name}.damaged")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(path, aside)
+            notes.append(f"{path}: damaged checkpoint ({damage}); it is now {aside.name}")
+    return notes
+
+
+def forget_after(directory: Path, position: Position) -> None:
+    """Removes the checkpoints of later positions, and what a killed run left of others."""
+    for later in positions(directory):
+        if later > position:
+            _remove(directory / later.name)
+    for pattern in ("*.writing", "*.removing"):
+        for left in directory.glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def locate(path: Path, which: str = "last") -> Path:
@@ -113,7 +294,7 @@ def locate(path: Path, which: str = "last") -> Path:
 
     Args:
         path: the directory.
-        which: "last", or "best" (lowest validation loss).
+        which: "last" complete epoch, or "best" (lowest validation loss).
 
     Raises:
         InputError: there is none.
@@ -122,12 +303,12 @@ def locate(path: Path, which: str = "last") -> Path:
         raise InputError(f"which={which!r} is unknown; it is 'last' or 'best'.")
     if is_checkpoint(path):
         return path
-    kept = epochs(path)
+    kept = [position for position in positions(path) if not position.step]
     if not kept:
         raise InputError(f"{path}: no checkpoint there. Name a run's directory or a checkpoint.")
-    if which == "last":
-        return path / str(kept[-1])
-    return path / str(min(kept, key=lambda e: read_meta(path / str(e))["history"][-1]["val_loss"]))
+    found = kept[-1] if which == "last" else _best(path, kept)
+    assert found is not None
+    return path / found.name
 
 
 def read_meta(path: Path) -> dict[str, Any]:
@@ -136,20 +317,19 @@ def read_meta(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read, or is of another format.
     """
-    file = path / "meta" / "metadata"
+    file = path / _META
     try:
-        meta = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        meta = json.loads(file.read_bytes())
+        found = meta["format"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(f"{file}: not a readable checkpoint ({error}).") from None
-    if meta.get("format") != FORMAT:
-        raise InputError(
-            f"{file}: checkpoint format {meta.get('format')!r}, this version reads {FORMAT}."
-        )
+    if found != FORMAT:
+        raise InputError(f"{file}: checkpoint format {found!r}, this version reads {FORMAT}.")
     return meta
 
 
 def read(path: Path, *, training: bool = False) -> Checkpoint:
-    """Reads one checkpoint.
+    """Reads one checkpoint, whose files must be as they were written.
 
     Args:
         path: the checkpoint's own directory (see `locate`).
@@ -158,18 +338,23 @@ def read(path: Path, *, training: bool = False) -> Checkpoint:
     Raises:
         InputError: it cannot be read.
     """
-    meta = read_meta(path)
+    # Before anything opens them: the array library may crash on bytes that it did not write.
+    damage = find_damage(path)
     try:
-        return Checkpoint(
-            _read_arrays(path / "variables"),
-            _read_arrays(path / "training") if training else None,
-            meta,
-        )
-    except Exception as error:  # whatever orbax and tensorstore raise on damaged files
-        raise InputError(
-            f"{path}: damaged checkpoint ({type(error).__name__}: {str(error).splitlines()[0]}). "
-            f"Delete this directory to go on from the one before it."
-        ) from error
+        if not damage:
+            return Checkpoint(
+                _read_arrays(path / "variables"),
+                _read_arrays(path / "training") if training else None,
+                read_meta(path),
+            )
+    except InputError:
+        raise
+    except Exception as error:  # whatever orbax and tensorstore raise
+        damage = f"{type(error).__name__}: {_reason(error)}"
+    raise InputError(
+        f"{path}: damaged checkpoint ({damage}). A run called again goes on from the one before "
+        "it; in other code, name another checkpoint."
+    )
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
@@ -186,22 +371,27 @@ def _read_arrays(path: Path) -> dict[str, Any]:
 
 
 def check_tree(expected: Mapping[str, Any], found: Mapping[str, Any], where: str) -> None:
-    """Compares paths and shapes of two nested dicts of arrays.
+    """Compares paths, shapes and types of two nested dicts of arrays.
 
     Raises:
-        InputError: they differ; the message lists what is missing, left over, or of another shape.
+        InputError: they differ; the message lists what is missing, left over, or of another shape
+            or type.
     """
-    want = {k: v.shape for k, v in traverse_util.flatten_dict(expected, sep="/").items()}
-    have = {k: v.shape for k, v in traverse_util.flatten_dict(found, sep="/").items()}
+    want = {k: _kind(v) for k, v in traverse_util.flatten_dict(expected, sep="/").items()}
+    have = {k: _kind(v) for k, v in traverse_util.flatten_dict(found, sep="/").items()}
     problems = []
     if missing := sorted(want.keys() - have.keys()):
-        problems.append(f"missing {', '.join(missing)}")
+        problems.append("missing " + ", ".join(f"{k} {want[k]}" for k in missing))
     if extra := sorted(have.keys() - want.keys()):
-        problems.append(f"left over {', '.join(extra)}")
+        problems.append("left over " + ", ".join(f"{k} {have[k]}" for k in extra))
     problems += [
-        f"{k} has shape {have[k]} instead of {want[k]}"
+        f"{k} is {have[k]} instead of {want[k]}"
         for k in sorted(want.keys() & have.keys())
         if want[k] != have[k]
     ]
     if problems:
         raise InputError(f"{where}: does not fit the network: {'; '.join(problems)}.")
+
+
+def _kind(x: Any) -> str:
+    return f"{x.dtype} {tuple(x.shape)}"

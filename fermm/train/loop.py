@@ -8,7 +8,7 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import flax.linen as nn
 import jax
@@ -18,8 +18,11 @@ from flax import serialization
 
 from fermm.data import batches
 from fermm.errors import InputError
-from fermm.train import checkpoint, optimizer, partition, progress, steps
+from fermm.train import checkpoint, devices, optimizer, partition, progress, steps
+from fermm.train.checkpoint import Position
 from fermm.train.events import Events
+from fermm.train.feed import feed
+from fermm.train.stop import Stop, Stopped
 
 CHUNK_SECONDS = 1.0  # of training between two looks at the figures
 HISTORY_COLUMNS = (
@@ -77,7 +80,13 @@ def key_for(seed: int, *names: str) -> jax.Array:
     return key
 
 
-def fit(tasks: Sequence[Task]) -> list[tuple[dict[str, Any], list[dict[str, float]]]]:
+def fit(
+    tasks: Sequence[Task],
+    *,
+    parallel: str = "none",
+    stop: Stop | None = None,
+    checkpoint_minutes: float = math.inf,
+) -> list[tuple[dict[str, Any], list[dict[str, float]]]]:
     """Trains a network to its last epoch, from one seed or from several at once.
 
     Each seed goes on from its last checkpoint if there is one. Seeds are trained at once in one
@@ -87,6 +96,9 @@ def fit(tasks: Sequence[Task]) -> list[tuple[dict[str, Any], list[dict[str, floa
     Args:
         tasks: one for each seed. They differ in seed, variables, inputs, directory and what
             concerns these (`meta`, `setup_seconds`), in nothing else.
+        parallel: how a training lies over the devices, see `fermm.train.devices.Layout`.
+        stop: asked after every second or so; a checkpoint is written before the training ends.
+        checkpoint_minutes: after how many minutes a checkpoint is written within an epoch.
 
     Returns:
         For each task, the variables after the last epoch, frozen ones included, as NumPy arrays;
@@ -95,33 +107,101 @@ def fit(tasks: Sequence[Task]) -> list[tuple[dict[str, Any], list[dict[str, floa
         `val_accuracy` are evaluated at its end without either; `seconds` is the seed's share.
 
     Raises:
-        InputError: a checkpoint does not fit the network, or a loss is not finite.
+        InputError: a checkpoint does not fit the network, cannot be written, or a loss or gradient
+            is not finite.
+        Stopped: `stop` said so.
     """
+    stop = stop or Stop()
     results = {}
     for group, done in _groups(tasks):
-        for task, result in zip(group, _fit(group, done), strict=True):
+        layout = devices.layout(parallel, len(group))
+        fitted = _fit(group, done, layout, stop, 60 * checkpoint_minutes)
+        for task, result in zip(group, fitted, strict=True):
             results[task.seed] = result
     return [results[task.seed] for task in tasks]
 
 
-def _groups(tasks: Sequence[Task]) -> list[tuple[list[Task], int]]:
-    """Which tasks can go on together, and after how many epochs they do."""
-    kept = {task.seed: set(checkpoint.epochs(task.directory / "checkpoints")) for task in tasks}
+def _groups(tasks: Sequence[Task]) -> list[tuple[list[Task], Position]]:
+    """Which tasks can go on together, and from where they do."""
+    with devices.main_first("look through the checkpoints"):
+        for task in tasks:
+            for note in checkpoint.set_damaged_aside(task.directory / "checkpoints"):
+                print(f"note: {note}", flush=True)
+    kept = {task.seed: set(checkpoint.positions(task.directory / "checkpoints")) for task in tasks}
     fresh = [task for task in tasks if not kept[task.seed]]
     begun = [task for task in tasks if kept[task.seed]]
-    groups = [(fresh, 0)] if fresh else []
+    groups = [(fresh, Position(0))] if fresh else []
     if begun:
-        common = max(set.intersection(*(kept[task.seed] for task in begun)), default=0)
+        nothing = Position(0)
+        common = max(set.intersection(*(kept[task.seed] for task in begun)), default=nothing)
         # Seeds that were stopped together are one epoch apart at most.
-        if common and all(max(kept[task.seed]) - common <= 1 for task in begun):
+        near = all(max(kept[task.seed]).epoch - common.epoch <= 1 for task in begun)
+        if common != nothing and near:
             groups.append((begun, common))
         else:
             groups += [([task], max(kept[task.seed])) for task in begun]
     return groups
 
 
-def _fit(tasks: Sequence[Task], done: int) -> list[tuple[dict[str, Any], list[dict[str, float]]]]:
-    """`fit` for tasks that all have `done` epochs behind them."""
+class _Saver:
+    """Writes what a training leaves on disk; in the main process only."""
+
+    def __init__(
+        self, tasks: Sequence[Task], done: Position, open_now: contextlib.ExitStack
+    ) -> None:
+        self._tasks = tasks if devices.is_main() else ()
+        for task in self._tasks:
+            checkpoint.forget_after(task.directory / "checkpoints", done)
+        self._writers = [
+            open_now.enter_context(checkpoint.Writer(task.directory / "checkpoints"))
+            for task in self._tasks
+        ]
+        self._events = [open_now.enter_context(Events(t.events, done.epoch)) for t in self._tasks]
+        self.last = done if done != Position(0) else None
+        self.when = time.monotonic()
+
+    def history(self, histories: Sequence[list[dict[str, float]]]) -> None:
+        for task, events, history in zip(self._tasks, self._events, histories, strict=True):
+            write_history(task.directory / "history.csv", history)
+            events.add(history[-1])
+
+    def save(
+        self,
+        position: Position,
+        states: Sequence[steps.State],
+        variables: Sequence[dict[str, Any]],
+        histories: Sequence[list[dict[str, float]]],
+        seconds: float,
+    ) -> None:
+        """Begins to write checkpoints; `seconds` have been spent on the epoch they are in."""
+        for writer in self._writers:
+            writer.wait()  # so that seeds trained together are never two epochs apart on disk
+        for task, writer, state, trees, history in zip(
+            self._tasks, self._writers, states, variables, histories, strict=True
+        ):
+            meta = {
+                **task.meta,
+                "epoch": position.epoch,
+                "step_of_epoch": position.step,
+                "seconds": seconds,
+                "history": history,
+            }
+            writer.save(position, checkpoint.Checkpoint(trees, _training(state), meta))
+        self.last, self.when = position, time.monotonic()
+
+    def wait(self) -> None:
+        for writer in self._writers:
+            writer.wait()
+
+    def describe(self) -> str:
+        """The last checkpoint, for a message."""
+        return f"the last checkpoint is that of {self.last}" if self.last else "no checkpoint yet"
+
+
+def _fit(
+    tasks: Sequence[Task], done: Position, layout: devices.Layout, stop: Stop, save_after: float
+) -> list[tuple[dict[str, Any], list[dict[str, float]]]]:
+    """`fit` for tasks that have all come as far as `done`."""
     task, seeds = tasks[0], [task.seed for task in tasks]
     settings = task.settings
     epochs, batch_size = settings["epochs"], settings["batch_size"]
@@ -130,118 +210,165 @@ def _fit(tasks: Sequence[Task], done: int) -> list[tuple[dict[str, Any], list[di
     label = f"{task.name}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
     optim = optimizer.make(settings["learning_rate"], settings["schedule"], steps_per_epoch)
-    states, frozens, histories, finished = [], [], [], []
+    starts, frozens, histories, finished = [], [], [], []
+    spent = 0.0  # seconds on the epoch to go on with
     for each in tasks:
-        # Copies, because the steps write over what they are given.
         params, frozen = partition.split(each.variables["params"], each.trained)
-        params, statistics = jax.tree.map(
-            lambda x: jnp.array(x, copy=True), (params, dict(each.variables.get("batch_stats", {})))
-        )
-        state = steps.State(
+        statistics = dict(each.variables.get("batch_stats", {}))
+        start = steps.State(
             jnp.int32(0), params, statistics, optim.transform.init(params), steps.zero_sums()
         )
         history: list[dict[str, float]] = []
-        if done:
-            where = each.directory / "checkpoints" / str(done)
+        if done != Position(0):
+            where = each.directory / "checkpoints" / done.name
             saved = checkpoint.read(where, training=True)
             checkpoint.check_tree(each.variables, saved.variables, str(where))
-            history = saved.meta["history"]
-            write_history(each.directory / "history.csv", history)
+            history, spent = saved.meta["history"], saved.meta["seconds"]
+            if devices.is_main():
+                write_history(each.directory / "history.csv", history)
             finished.append((saved.variables, history))
-            if done < epochs:
-                state = _restore(state, saved, frozen, each.trained, where)
-        states.append(state)
-        frozens.append(frozen)
+            if done.epoch < epochs:
+                start = _restore(start, saved, frozen, each.trained, where)
+        starts.append(devices.to_host(start))
+        frozens.append(devices.to_host(frozen))
         histories.append(history)
-    if done >= epochs:
+    if done.epoch >= epochs:
         return finished
-    if done:
-        print(f"{label}: goes on after epoch {done} of {epochs}", flush=True)
+    if done != Position(0) and devices.is_main():
+        print(f"{label}: goes on after {done} of {epochs}", flush=True)
 
     stacked = len(tasks) > 1
     train_steps = steps.make_train_steps(
         task.module,
         optim.transform,
         jnp.asarray(task.class_weights, jnp.float32),
-        batch_size,
+        layout,
         task.method,
         stacked,
     )
-    forward = steps.make_forward(task.module, task.method)
-    state, frozen = _stack(states), jax.device_put(_stack(frozens))
-    train = task.train
-    if task.method == "classify":
-        train = train._replace(inputs=_stack([each.train.inputs for each in tasks]))
-    train = jax.device_put(train)
-    validations = [each.validation for each in tasks]
-    if task.method != "classify":
-        validations = [jax.device_put(task.validation)] * len(tasks)
-    dropout_keys = _stack([key_for(each.seed, each.name, "dropout") for each in tasks])
-    del states
+    forward = steps.make_forward(task.module, layout, task.method)
+    host = stack(starts)
+    state, frozen = (devices.put(tree, layout.state) for tree in (host, stack(frozens)))
+    data = [each.train for each in tasks]
+    dropout_keys = put_keys([key_for(seed, task.name, "dropout") for seed in seeds], layout)
+    del starts
 
-    with contextlib.ExitStack() as stack:
-        writers = [
-            stack.enter_context(checkpoint.Writer(each.directory / "checkpoints", 1 + stacked))
-            for each in tasks
+    def variables_of(states: Sequence[steps.State]) -> list[dict[str, Any]]:
+        trees = [
+            {"params": partition.merge(s.params, f), "batch_stats": s.statistics}
+            for s, f in zip(states, frozens, strict=True)
         ]
-        for writer in writers:
-            writer.forget_after(done)
-        events = [stack.enter_context(Events(each.events, done)) for each in tasks]
-        shown = stack.enter_context(
-            progress.Progress(label, epochs * steps_per_epoch, done * steps_per_epoch)
-        )
-        chunk = 1
-        for epoch in range(done, epochs):
-            began = time.perf_counter()
-            rates = np.broadcast_to(optim.learning_rate(state.optimizer), len(tasks))
-            visits = [batches.order(seed, epoch, count) for seed in seeds]
-            rows = _stack([np.pad(v, (0, steps_per_epoch * batch_size - count)) for v in visits])
-            rows = jnp.asarray(rows)
-            state = state._replace(sums=jax.tree.map(jnp.zeros_like, state.sums))
-            start = 0
-            while start < steps_per_epoch:
-                stop = min(start + chunk, steps_per_epoch)
-                tick = time.perf_counter()
-                state = train_steps(state, frozen, dropout_keys, train, rows, start, stop)
-                seen = min(stop * batch_size, count)
-                losses, accuracies = (np.ravel(x).astype(float) / seen for x in state.sums)
-                took = time.perf_counter() - tick
-                for seed, loss in zip(seeds, losses, strict=True):
-                    if not math.isfinite(loss):
-                        raise InputError(
-                            f"{task.name}, seed {seed}: the loss is {loss} by step {stop} of epoch "
-                            f"{epoch + 1}; a lower config.{task.name}.learning_rate may help."
-                        )
-                shown.update(
-                    stop - start,
-                    epoch=epoch + 1,
-                    loss=np.mean(losses),
-                    accuracy=np.mean(accuracies),
-                )
-                # The first call compiles, so it says nothing about the steps.
-                if start or epoch > done:
-                    chunk = max(1, min(2 * chunk, int(chunk * CHUNK_SECONDS / took)))
-                start = stop
+        return [{k: tree for k, tree in each.items() if tree} for each in trees]
 
-            variables = [
-                {"params": partition.merge(s.params, f), "batch_stats": s.statistics}
-                for s, f in zip(_unstack(state, len(tasks)), frozens, strict=True)
-            ]
-            validated = [
-                figures(forward(v, data.inputs), data)
-                for v, data in zip(variables, validations, strict=True)
-            ]
+    with contextlib.ExitStack() as open_now:
+        open_now.enter_context(stop.deferred())
+        saver = _Saver(tasks, done, open_now)
+        # Of several processes, which must go on together, none stops on its own.
+        check = stop.check if jax.process_count() == 1 else None
+        shown = open_now.enter_context(
+            progress.Progress(
+                label, epochs * steps_per_epoch, done.epoch * steps_per_epoch + done.step
+            )
+        )
+
+        def save(position: Position) -> None:
+            states = unstack(devices.to_host(state), len(tasks))
+            saver.save(position, states, variables_of(states), histories, spent_now())
+
+        def stop_here(position: Position) -> None:
+            save(position)
+            saver.wait()
+            if devices.is_main():
+                shown.line(f"{label}: checkpoint of {position} written")
+            stop.check()
+
+        def refuse(seed: int, what: str, when: str) -> NoReturn:
+            raise InputError(
+                f"{task.name}, seed {seed}: {what} {when}; {saver.describe()}; a lower "
+                f"config.{task.name}.learning_rate may help, config.debug_nans finds the operation"
+            )
+
+        chunk = 1
+        compiled = False
+        for epoch in range(done.epoch, epochs):
+            began, carried = time.perf_counter(), spent
+            spent = 0.0
+
+            def spent_now() -> float:
+                return carried + (time.perf_counter() - began) / len(tasks)  # noqa: B023
+
+            rates = np.broadcast_to(optim.learning_rate(host.optimizer), len(tasks))
+            first = done.step if epoch == done.epoch else 0
+            if not first:
+                state = state._replace(
+                    sums=devices.put(jax.tree.map(np.zeros_like, host.sums), layout.state)
+                )
+            seen = max(1, min(first * batch_size, count))
+            losses, accuracies = (np.ravel(x).astype(float) / seen for x in host.sums)
+            step = first
+            orders = [batches.order(seed, epoch, count) for seed in seeds]
+            for buffer, size in feed(data, orders, batch_size, layout, first):
+                base = step
+                while step < base + size:
+                    until = min(step + chunk, base + size)
+                    tick = time.perf_counter()
+                    state = train_steps(
+                        state, frozen, dropout_keys, buffer, step - base, until - base
+                    )
+                    sums, fine = devices.to_host((state.sums, optim.is_finite(state.optimizer)))
+                    took = time.perf_counter() - tick
+                    seen = min(until * batch_size, count)
+                    losses, accuracies = (np.ravel(x).astype(float) / seen for x in sums)
+                    when = f"by step {until} of epoch {epoch + 1}"
+                    for seed, loss, good in zip(seeds, losses, np.ravel(fine), strict=True):
+                        if not math.isfinite(loss):
+                            refuse(seed, f"the loss is {loss}", when)
+                        if not good:
+                            refuse(seed, "a gradient, or its square, is not a finite number", when)
+                    shown.update(
+                        until - step,
+                        epoch=epoch + 1,
+                        loss=np.mean(losses),
+                        accuracy=np.mean(accuracies),
+                    )
+                    # The first call compiles, so it says nothing about the steps.
+                    late = time.monotonic() - saver.when - save_after
+                    asked, late, took = devices.agree(stop.requested, late, took)
+                    if compiled:
+                        chunk = max(1, min(2 * chunk, int(chunk * CHUNK_SECONDS / took)))
+                    compiled, step = True, until
+                    if asked:
+                        stop.request()
+                        stop_here(Position(epoch, step))
+                    elif late > 0:
+                        save(Position(epoch, step))
+
+            host = devices.to_host(state)
+            states = unstack(host, len(tasks))
+            variables = variables_of(states)
+            try:
+                validated = [
+                    figures(forward(v, each.validation.inputs, check), each.validation)
+                    for v, each in zip(variables, tasks, strict=True)
+                ]
+            except Stopped:
+                stop_here(Position(epoch, steps_per_epoch))
+                raise
             for seed, (val_loss, _) in zip(seeds, validated, strict=True):
                 if not math.isfinite(val_loss):
-                    raise InputError(
-                        f"{task.name}, seed {seed}: the validation loss is {val_loss} after epoch "
-                        f"{epoch + 1}; a lower config.{task.name}.learning_rate may help."
-                    )
+                    refuse(seed, f"the validation loss is {val_loss}", f"after epoch {epoch + 1}")
             val_losses = jnp.asarray([loss for loss, _ in validated], jnp.float32)
+            ended = optim.end_epoch(host.optimizer, val_losses if stacked else val_losses[0])
             state = state._replace(
-                optimizer=optim.end_epoch(state.optimizer, val_losses if stacked else val_losses[0])
+                optimizer=jax.tree.map(
+                    lambda x, old, new: x if new is old else devices.put(new, layout.state),
+                    state.optimizer,
+                    host.optimizer,
+                    ended,
+                )
             )
-            seconds = (time.perf_counter() - began) / len(tasks)
+            host = host._replace(optimizer=jax.tree.map(np.asarray, ended))
+            seconds = spent_now()
             for i, each in enumerate(tasks):
                 row = (
                     *(epoch + 1, losses[i], accuracies[i], *validated[i], rates[i]),
@@ -250,44 +377,40 @@ def _fit(tasks: Sequence[Task], done: int) -> list[tuple[dict[str, Any], list[di
                 histories[i].append(
                     dict(zip(HISTORY_COLUMNS, (row[0], *map(float, row[1:])), strict=True))
                 )
-                events[i].add(histories[i][-1])
             means = {
                 name: np.mean([history[-1][name] for history in histories])
                 for name in HISTORY_COLUMNS[1:]
             }
-            shown.line(
-                f"{label}  epoch {epoch + 1:>2}/{epochs}"
-                f"  loss {means['loss']:.4f}  accuracy {means['accuracy']:.4f}"
-                f"  val_loss {means['val_loss']:.4f}  val_accuracy {means['val_accuracy']:.4f}"
-                f"  learning_rate {means['learning_rate']:.3g}"
-                f"  {means['seconds'] * len(tasks):.1f} s"
-            )
-            for writer in writers:
-                writer.wait()  # so that seeds trained together are never two epochs apart on disk
-            finished = []
-            for each, writer, v, s, history in zip(
-                tasks, writers, variables, _unstack(state, len(tasks)), histories, strict=True
-            ):
-                saved = checkpoint.Checkpoint(
-                    # Copies: the next steps write over the arrays while these are being written.
-                    _copies({k: tree for k, tree in v.items() if tree}),
-                    _copies(_training(s)),
-                    {**each.meta, "epoch": epoch + 1, "history": history},
+            if devices.is_main():
+                shown.line(
+                    f"{label}  epoch {epoch + 1:>2}/{epochs}"
+                    f"  loss {means['loss']:.4f}  accuracy {means['accuracy']:.4f}"
+                    f"  val_loss {means['val_loss']:.4f}  val_accuracy {means['val_accuracy']:.4f}"
+                    f"  learning_rate {means['learning_rate']:.3g}"
+                    f"  {means['seconds'] * len(tasks):.1f} s"
                 )
-                writer.save(epoch + 1, saved, history[-1]["val_loss"])
-                write_history(each.directory / "history.csv", history)
-                finished.append((saved.variables, history))
-    return finished
+            states = unstack(host, len(tasks))
+            saver.save(Position(epoch + 1), states, variables, [[*h] for h in histories], 0.0)
+            saver.history(histories)
+        saver.wait()
+    devices.wait_for_all(f"{label} trained")
+    return list(zip(variables, histories, strict=True))
 
 
-def _stack(trees: Sequence[Any]) -> Any:
+def put_keys(keys: Sequence[jax.Array], layout: devices.Layout) -> jax.Array:
+    """Random keys on the devices, stacked if there are several."""
+    words = stack([np.asarray(jax.random.key_data(key)) for key in keys])
+    return jax.random.wrap_key_data(devices.put(words, layout.state))
+
+
+def stack(trees: Sequence[Any]) -> Any:
     """One tree with the seeds as first axis; of one seed, its own tree."""
     if len(trees) == 1:
         return trees[0]
-    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(x) for x in leaves]), *trees)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def _unstack(tree: Any, count: int) -> list[Any]:
+def unstack(tree: Any, count: int) -> list[Any]:
     """The inverse of `_stack`."""
     if count == 1:
         return [tree]
@@ -318,12 +441,12 @@ def read_history(path: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-def _copies(tree: Any) -> Any:
-    return jax.tree.map(lambda x: np.array(x, copy=True), tree)
-
-
 def _training(state: steps.State) -> dict[str, Any]:
-    return {"step": state.step, "optimizer": serialization.to_state_dict(state.optimizer)}
+    return {
+        "step": state.step,
+        "optimizer": serialization.to_state_dict(state.optimizer),
+        "sums": state.sums._asdict(),
+    }
 
 
 def _restore(
@@ -341,12 +464,10 @@ def _restore(
             f"{where}: was trained on other frozen networks than those that are there now; "
             "choose another --workdir to train it on these"
         )
-    return jax.tree.map(
-        jnp.array,  # copies, as above
-        state._replace(
-            step=saved.training["step"],
-            params=params,
-            statistics=saved.variables.get("batch_stats", {}),
-            optimizer=serialization.from_state_dict(state.optimizer, saved.training["optimizer"]),
-        ),
+    return steps.State(
+        step=saved.training["step"],
+        params=params,
+        statistics=saved.variables.get("batch_stats", {}),
+        optimizer=serialization.from_state_dict(state.optimizer, saved.training["optimizer"]),
+        sums=steps.Sums(**saved.training["sums"]),
     )

@@ -1,5 +1,6 @@
 """Adam as Keras computes it, and learning-rate schedules as optax transforms."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -118,14 +119,17 @@ class Optimizer(NamedTuple):
         transform: optax transformation; `update` takes no extra arguments inside an epoch.
         end_epoch: (state, validation loss) -> state, called once after each epoch.
         learning_rate: state -> the learning rate of the next update, a NumPy float.
+        is_finite: state -> whether every gradient so far was a finite number whose square is one:
+            a running mean that has taken up another stays as it is. bool, compiled.
 
-    The last two also take the state of several seeds, stacked along the first axis, with one
+    The last three also take the state of several seeds, stacked along the first axis, with one
     validation loss for each.
     """
 
     transform: optax.GradientTransformationExtraArgs
     end_epoch: Any
     learning_rate: Any
+    is_finite: Any
 
 
 def make(learning_rate: float, schedule: Mapping[str, Any], steps_per_epoch: int) -> Optimizer:
@@ -171,4 +175,10 @@ def make(learning_rate: float, schedule: Mapping[str, Any], steps_per_epoch: int
         scale, _ = by_schedule.update(jnp.float32(1), state[1])
         return np.asarray(scale, np.float64) * learning_rate
 
-    return Optimizer(transform, end_epoch, current)
+    def is_finite(state: Any) -> jax.Array:
+        moments = jax.tree.leaves((state[0].mu, state[0].nu))
+        axes = state[0].step.ndim  # that of the seeds is left
+        sums = [jnp.sum(x, tuple(range(axes, x.ndim))) for x in moments]
+        return functools.reduce(jnp.logical_and, map(jnp.isfinite, sums))
+
+    return Optimizer(transform, end_epoch, current, jax.jit(is_finite))

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from fermm.train import partition
+from fermm.train.devices import Layout, put, put_share
 
 EVALUATION_BATCH = 256
 
@@ -20,11 +21,25 @@ class Data(NamedTuple):
 
     Attributes:
         inputs: arrays (N, ...) in the tree that the network's method takes.
-        labels: int32 (N,).
+        labels: int (N,).
     """
 
     inputs: Any
     labels: jax.Array | np.ndarray
+
+
+class Batches(NamedTuple):
+    """The samples of several training steps, in their order.
+
+    Attributes:
+        inputs: arrays (S, B, ...) in the tree that the network's method takes.
+        labels: int32 (S, B).
+        mask: bool (S, B), false where a batch is padded.
+    """
+
+    inputs: Any
+    labels: jax.Array | np.ndarray
+    mask: jax.Array | np.ndarray
 
 
 class Sums(NamedTuple):
@@ -104,7 +119,7 @@ def make_train_steps(
     module: nn.Module,
     transform: optax.GradientTransformation,
     class_weights: jax.Array,
-    batch_size: int,
+    layout: Layout,
     method: str = "__call__",
     stacked: bool = False,
 ) -> Callable[..., State]:
@@ -114,44 +129,40 @@ def make_train_steps(
         module: the network.
         transform: of the gradients of the trained parameters; no others exist.
         class_weights: float (7,).
-        batch_size: samples in a step.
+        layout: where the arrays lie.
         method: "__call__", or "classify" if the data's inputs are embeddings.
-        stacked: train several seeds at once. Then `state`, `frozen`, `key`, `order` and, if they
-            are embeddings, the inputs have one more axis in front, the seeds.
+        stacked: train several seeds at once. Then `state`, `frozen`, `key` and, the mask excepted,
+            `batches` have one more axis in front, the seeds.
 
     Returns:
-        `train_steps(state, frozen, key, data, order, start, stop) -> state` makes the steps `start`
-        to `stop - 1` of an epoch in the order of samples `order`, int32 (N,) padded to whole
-        batches. The bounds are traced: it compiles once, however an epoch is cut. `state` is
-        donated. `frozen` holds the parameters that are not trained; `key` is the dropout's.
+        `train_steps(state, frozen, key, batches, start, stop) -> state` makes the steps `start` to
+        `stop - 1` of `batches`. The bounds are traced: it compiles once, however an epoch is cut.
+        `state` is donated. `frozen` holds the parameters that are not trained; `key` is the
+        dropout's.
     """
     gradient = jax.value_and_grad(make_loss(module, class_weights, method), has_aux=True)
 
-    @functools.partial(jax.jit, donate_argnames="state")
+    @functools.partial(jax.jit, donate_argnames="state", out_shardings=layout.state)
     def train_steps(
         state: State,
         frozen: Any,
         key: jax.Array,
-        data: Data,
-        order: jax.Array,
+        batches: Batches,
         start: jax.Array,
         stop: jax.Array,
     ) -> State:
-        count = data.labels.shape[0]
-
         def step(
-            state: State, frozen: Any, key: jax.Array, data: Data, order: jax.Array, i: jax.Array
+            state: State, frozen: Any, key: jax.Array, batches: Batches, i: jax.Array
         ) -> State:
-            first = i * batch_size
-            rows = jax.lax.dynamic_slice(order, (first,), (batch_size,))
-            mask = first + jnp.arange(batch_size) < count
-            batch = jax.tree.map(lambda x: x[rows], data)
+            batch = jax.tree.map(
+                lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batches
+            )
             (_, (statistics, sums)), grads = gradient(
                 state.params,
                 frozen,
                 state.statistics,
-                batch,
-                mask,
+                Data(batch.inputs, batch.labels),
+                batch.mask,
                 jax.random.fold_in(key, state.step),
             )
             grads = _all_before_any(grads)
@@ -165,10 +176,10 @@ def make_train_steps(
             )
 
         if stacked:
-            axes: Any = Data(inputs=0 if method == "classify" else None, labels=None)  # type: ignore[arg-type]
-            step = jax.vmap(step, in_axes=(0, 0, 0, axes, 0, None))
+            axes: Any = Batches(inputs=0, labels=0, mask=None)  # type: ignore[arg-type]
+            step = jax.vmap(step, in_axes=(0, 0, 0, axes, None))
         return jax.lax.fori_loop(
-            start, stop, lambda i, state: step(state, frozen, key, data, order, i), state
+            start, stop, lambda i, state: step(state, frozen, key, batches, i), state
         )
 
     return train_steps
@@ -185,35 +196,47 @@ def _all_before_any(grads: Any) -> Any:
 
 
 def make_forward(
-    module: nn.Module, method: str | Callable[..., Any] = "__call__"
-) -> Callable[[Any, Any], Any]:
+    module: nn.Module, layout: Layout, method: str | Callable[..., Any] = "__call__"
+) -> Callable[..., Any]:
     """A pass over all samples without training (no dropout, running statistics).
 
     Args:
         module: the network.
+        layout: where it is computed; "batch" divides the samples, else the first device has all.
         method: "__call__" or "classify", for outputs; "encode", for embeddings; or another method
             of its class that takes inputs and `train`.
 
     Returns:
-        `forward(variables, inputs) -> outputs`, for any number N of samples; outputs are NumPy
-        arrays (N, ...). It compiles once for each N below, and once for all above the batch size.
+        `forward(variables, inputs, check=None) -> outputs`, for any number N of samples; outputs
+        are NumPy arrays (N, ...). It compiles once for each N below, and once for all above the
+        batch size. `check` is called between batches.
     """
+    spread = layout.kind == "batch"
 
-    @functools.partial(jax.jit, static_argnames="size")
-    def batch(variables: Any, inputs: Any, start: jax.Array, size: int) -> Any:
-        part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), inputs)
-        return module.apply(variables, part, train=False, method=method)
+    def batch(variables: Any, inputs: Any) -> Any:
+        return module.apply(variables, inputs, train=False, method=method)
 
-    def forward(variables: Any, inputs: Any) -> Any:
-        variables, inputs = jax.device_put((variables, inputs))  # once, not with every batch
+    compiled = jax.jit(batch, out_shardings=layout.replicated if spread else None)
+
+    def forward(variables: Any, inputs: Any, check: Callable[[], None] | None = None) -> Any:
+        # Once, not with every batch.
+        variables = put(variables, layout.replicated) if spread else jax.device_put(variables)
         count = len(jax.tree.leaves(inputs)[0])
-        size = min(count, EVALUATION_BATCH)
+        size = layout.round_up(min(count, EVALUATION_BATCH))
+        share = layout.share(size) if spread else slice(size)
+
+        def place(x: np.ndarray) -> jax.Array:
+            x = np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1))
+            return put_share(x[share], layout.samples(), x.shape) if spread else jnp.asarray(x)
+
         outputs = []
         for start in range(0, count, size):
-            # The last batch overlaps the one before, so that all have one size.
-            first = min(start, count - size)
-            result = batch(variables, inputs, jnp.int32(first), size)
-            outputs.append(jax.tree.map(lambda x: np.asarray(x)[start - first :], result))  # noqa: B023
+            if check:
+                check()
+            stop = min(start + size, count)
+            part = jax.tree.map(lambda x: place(x[start:stop]), inputs)  # noqa: B023
+            result = compiled(variables, part)
+            outputs.append(jax.tree.map(lambda x: np.asarray(x)[: stop - start], result))  # noqa: B023
         return jax.tree.map(lambda *x: np.concatenate(x), *outputs)
 
     return forward

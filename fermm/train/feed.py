@@ -1,0 +1,66 @@
+"""From samples on the host to batches on the devices, in the order of an epoch."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+
+from fermm.train import devices
+from fermm.train.steps import Batches, Data
+
+BYTES = 1 << 25  # of samples that are laid on the devices at a time
+
+
+def feed(
+    data: Sequence[Data],
+    orders: Sequence[np.ndarray],
+    batch_size: int,
+    layout: devices.Layout,
+    first: int = 0,
+) -> Iterator[tuple[Batches, int]]:
+    """The batches of an epoch from step `first` on, some steps at a time.
+
+    Each process takes from its samples only what its own devices get.
+
+    Args:
+        data: for each seed that is trained at once, N samples; the labels are the same.
+        orders: for each, int (N,): the order of its samples.
+        batch_size: samples in a step. The last batch is padded and masked; so is every batch
+            where the layout divides it among a number of devices that does not.
+        layout: where the batches lie.
+        first: step to begin with.
+
+    Yields:
+        As many steps as fit into BYTES, always in arrays of the same shape, and how many of them
+        are steps of the epoch. With several seeds the arrays, the mask excepted, have one more axis
+        in front, the seeds.
+    """
+    count, stacked = len(data[0].labels), len(data) > 1
+    steps_per_epoch = math.ceil(count / batch_size)
+    padded = layout.round_up(batch_size)
+    seeds = layout.share(len(data)) if layout.kind == "seeds" else slice(None)
+    columns = layout.share(padded) if layout.kind == "batch" else slice(None)
+    mine = list(zip(data[seeds], orders[seeds], strict=True))
+    leaves = jax.tree.leaves(data[0].inputs)
+    sample = sum(x.dtype.itemsize * math.prod(x.shape[1:]) for x in leaves)
+    size = max(1, min(steps_per_epoch, BYTES // (sample * padded * len(mine))))
+
+    def lay(*shares: np.ndarray) -> jax.Array:
+        share = np.stack(shares) if stacked else shares[0]
+        shape = (*[len(data)] * stacked, size, padded, *shares[0].shape[2:])
+        return devices.put_share(share, layout.batches(stacked), shape)
+
+    for start in range(first, steps_per_epoch, size):
+        places = np.arange(start * batch_size, (start + size) * batch_size).reshape(size, -1)
+        places = np.pad(places, [(0, 0), (0, padded - batch_size)], constant_values=count)
+        mask = places < count
+        places = np.where(mask, places, 0)[:, columns]
+        taken = [
+            jax.tree.map(lambda x: x[order[places]], (each.inputs, each.labels))  # noqa: B023
+            for each, order in mine
+        ]
+        inputs, labels = jax.tree.map(lay, *taken)
+        shared = layout.batches(False) if layout.kind == "batch" else layout.replicated
+        valid = devices.put_share(mask[:, columns], shared, mask.shape)
+        yield Batches(inputs, labels, valid), min(size, steps_per_epoch - start)

@@ -1,0 +1,209 @@
+"""A training that is stopped anywhere, and goes on, ends in the same bits."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from fermm.errors import InputError
+from fermm.train import checkpoint, loop
+from fermm.train.checkpoint import Position
+from fermm.train.stop import Stop, Stopped
+from reliability import kills
+from trainings import assert_identical, make_task, make_tasks, without_seconds
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+class StopAfter(Stop):
+    """Asked to stop when it has been looked at so many times."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self.looks = looks
+
+    @property
+    def requested(self):
+        self.looks -= 1
+        if self.looks < 0:
+            self.request(signal.SIGTERM)
+        return super().requested
+
+    def check(self):
+        if self.requested:
+            raise Stopped(self.number)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Two epochs of six steps, undisturbed; made in whole epochs, not in chunks of one step."""
+    task = task_in(tmp_path_factory.mktemp("whole"))
+    [result] = loop.fit([task])
+    return result, checkpoint.read(task.directory / "checkpoints" / "2", training=True)
+
+
+def task_in(directory):
+    task = make_task(directory, {"model": "nn2", "arguments": {}}, (".*",), epochs=2)
+    schedule = {"kind": "plateau", "factor": 0.5, "patience": 1, "min_delta": 10.0}
+    return task._replace(settings=task.settings | {"schedule": schedule})
+
+
+# Six steps, a look after each; one before the only batch of validation (6, 13); and again.
+@pytest.mark.parametrize("looks", [0, 5, 6, 9, 13])
+def test_stopped_after_any_step_and_in_validation(whole, tmp_path, monkeypatch, looks):
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-9)
+    task = task_in(tmp_path)
+    with pytest.raises(Stopped):
+        loop.fit([task], stop=StopAfter(looks))
+    epoch, steps = divmod(looks, 7)
+    # Asked in validation, all steps of the epoch are done.
+    position = Position(epoch, min(steps + 1, 6))
+    assert checkpoint.positions(tmp_path / "checkpoints")[-1] == position
+    # Even the checkpoint before it is none of a complete epoch until that is validated.
+    assert checkpoint.epochs(tmp_path / "checkpoints") == list(range(1, epoch + 1))
+    [(variables, history)] = loop.fit([task])
+    (expected, expected_history), saved = whole
+    assert_identical(variables, expected)
+    assert without_seconds(history) == without_seconds(expected_history)
+    again = checkpoint.read(tmp_path / "checkpoints" / "2", training=True)
+    assert_identical(again.training, saved.training)
+    assert [p.name for p in checkpoint.positions(tmp_path / "checkpoints")] == ["1", "2"]
+
+
+def test_stopped_again_and_again(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-9)
+    task, reached = task_in(tmp_path), []
+    for _ in range(12):
+        try:
+            [(variables, history)] = loop.fit([task], stop=StopAfter(1))
+            break
+        except Stopped:
+            reached.append(checkpoint.positions(tmp_path / "checkpoints")[-1].name)
+    assert reached == ["0+2", "0+4", "0+6", "1+1", "1+3", "1+5", "1+6"]
+    assert_identical(variables, whole[0][0])
+    assert without_seconds(history) == without_seconds(whole[0][1])
+
+
+def test_seeds_trained_at_once_stop_and_go_on_together(tmp_path, monkeypatch, capsys):
+    expected = loop.fit(make_tasks(tmp_path / "whole", (0, 1), epochs=2))
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-9)
+    tasks = make_tasks(tmp_path / "cut", (0, 1), epochs=2)
+    with pytest.raises(Stopped):
+        loop.fit(tasks, stop=StopAfter(9))
+    capsys.readouterr()
+    resumed = loop.fit(tasks)
+    assert "seeds 0, 1: goes on after step 3 of epoch 2 of 2" in capsys.readouterr().out
+    for (variables, history), (want, want_history) in zip(resumed, expected, strict=True):
+        assert_identical(variables, want)
+        assert without_seconds(history) == without_seconds(want_history)
+
+
+def test_checkpoints_within_an_epoch_as_often_as_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-9)
+    saved = []
+    save = checkpoint.Writer.save
+    monkeypatch.setattr(
+        checkpoint.Writer, "save", lambda self, p, c: (saved.append(p.name), save(self, p, c))[1]
+    )
+    loop.fit([task_in(tmp_path)], checkpoint_minutes=1e-12)
+    assert saved == [*(f"0+{i}" for i in range(1, 7)), "1", *(f"1+{i}" for i in range(1, 7)), "2"]
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
+    """The square of a gradient overflows, and the weight would be frozen without a word."""
+    task = task_in(tmp_path)
+    task.train.inputs["landmarks"][7] = 1e38
+    task.settings["learning_rate"] = 1e-30
+    with pytest.raises(InputError) as error:
+        loop.fit([task._replace(class_weights=np.full(7, 1e30))])
+    assert re.fullmatch(
+        r"network, seed 0: (the loss is (nan|inf)|a gradient, or its square, is not a finite "
+        r"number) by step \d of epoch 1; no checkpoint yet; a lower config.network.learning_rate "
+        "may help, config.debug_nans finds the operation",
+        str(error.value),
+    )
+    assert checkpoint.positions(tmp_path / "checkpoints") == []
+
+
+def launch(*arguments):
+    return subprocess.Popen(
+        [sys.executable, ROOT / "launch.py", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_run_within_three_seconds(tmp_path, number, code):
+    process = launch(
+        "--config.data.synthetic.count=2000",
+        "--config.networks=('landmarks',)",
+        "--config.landmarks.epochs=10000",
+        f"--workdir={tmp_path / 'run'}",
+    )
+    for line in process.stdout:
+        if "epoch  3/" in line or "epoch     3/" in line:
+            break
+    asked = time.monotonic()
+    process.send_signal(number)
+    said, errors = process.communicate(timeout=30)
+    assert time.monotonic() - asked < 3
+    assert process.returncode == code
+    assert errors == "launch.py: stopped; the same command goes on after the last checkpoint\n"
+    written = re.search(r"checkpoint of (.*) written", said)[1]
+    kept = checkpoint.positions(tmp_path / "run" / "landmarks" / "seed_0" / "checkpoints")
+    assert str(kept[-1]) == written
+    assert not list((tmp_path / "run").rglob("*.writing"))
+
+
+def test_a_process_that_cannot_hear_is_ended(tmp_path):
+    """The interpreter is kept busy, as it is by a compilation."""
+    script = """
+import ctypes, os, signal, sys, time
+from fermm.train.stop import Stop
+with Stop() as stop:
+    with stop.deferred():
+        print("deaf", flush=True)
+        ctypes.CDLL(None).usleep(30_000_000) or ctypes.CDLL(None).sleep(60)
+        while True:
+            pass
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "deaf\n"
+    asked = time.monotonic()
+    process.terminate()
+    _, errors = process.communicate(timeout=30)
+    assert 2 < time.monotonic() - asked < 3
+    assert process.returncode == 143
+    assert (
+        errors == "launch.py: stopped at once; the same command goes on after the last checkpoint\n"
+    )
+
+
+def test_five_kills_change_no_bit(tmp_path, capsys):
+    """The short form of what docs/reliability.md tells of."""
+    kills.main(
+        [
+            *("--kills", "5", "--chain", "--out", str(tmp_path / "kills"), "--"),
+            "--config.data.synthetic.count=300",
+            "--config.image.epochs=2",
+            "--config.landmarks.epochs=3",
+            "--config.decision_fusion.epochs=2",
+            "--config.feature_fusion.epochs=2",
+            "--config.image.arguments.hidden=16",
+        ]
+    )
+    assert "1 of 1 ended in the same bits as the undisturbed run" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "kills" / "reference" / "metrics.json").read_text())
+    assert len(metrics) == 4

@@ -1,0 +1,96 @@
+"""Small trainings that several test modules make."""
+
+import jax
+import numpy as np
+
+from configs import synthetic
+from fermm import models
+from fermm.train import loop, partition, steps
+
+FACES = 330  # 231 to train on: seven whole batches and one of seven
+
+
+def small_config(**changes):
+    """configs/synthetic.py with few faces and epochs; `changes` by dotted path."""
+    config = synthetic.get_config()
+    config.data.synthetic.count = FACES
+    config.report = False
+    for name in config.networks:
+        config[name].epochs = 2
+    config.image.arguments.hidden = 16
+    config.image.schedule.epochs = (1,)
+    for path, value in changes.items():
+        *sections, field = path.split("__")
+        section = config
+        for name in sections:
+            section = section[name]
+        section[field] = value
+    return config.to_dict()
+
+
+def assert_identical(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def make_task(tmp_path, spec, patterns, epochs=1, count=45):
+    random = np.random.default_rng(0)
+
+    def data(n):
+        return steps.Data(
+            {
+                "images": random.integers(0, 256, (n, 48, 48), np.uint8),
+                "landmarks": random.uniform(0, 48, (n, 68, 2)).astype(np.float32),
+            },
+            random.integers(0, 7, n).astype(np.int32),
+        )
+
+    train, validation = data(count), data(13)
+    variables = jax.jit(models.build(spec).init)(
+        jax.random.key(0), jax.tree.map(lambda x: x[:1], train.inputs)
+    )
+    trained = partition.trained_paths(variables["params"], patterns)
+    return loop.Task(
+        name="network",
+        seed=0,
+        module=models.build(spec, trained),
+        method="__call__",
+        variables=dict(variables),
+        trained=trained,
+        settings={
+            "epochs": epochs,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "schedule": {"kind": "constant"},
+        },
+        class_weights=np.arange(1.0, 8.0),
+        train=train,
+        validation=validation,
+        directory=tmp_path,
+        meta={},
+    )
+
+
+def make_tasks(directory, seeds, epochs=3):
+    """The same network from several seeds, with the plateau that each has of its own."""
+    task = make_task(directory, {"model": "nn2", "arguments": {}}, (".*",), epochs)
+    schedule = {"kind": "plateau", "factor": 0.5, "patience": 1, "min_delta": 1e-3}
+    tasks = []
+    for seed in seeds:
+        variables = jax.jit(task.module.init)(
+            jax.random.key(seed), jax.tree.map(lambda x: x[:1], task.train.inputs)
+        )
+        tasks.append(
+            task._replace(
+                seed=seed,
+                variables=dict(variables),
+                settings=task.settings | {"schedule": schedule, "learning_rate": 3e-3},
+                class_weights=np.ones(7),
+                directory=directory / f"seed_{seed}",
+            )
+        )
+        tasks[-1].directory.mkdir(parents=True)
+    return tasks
+
+
+def without_seconds(history):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
