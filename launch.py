@@ -61,6 +61,11 @@ def main(argv: list[str]) -> None:
             if not stop.requested:
                 _fail(str(error))
             leave(stop.number, "stopped; the same command goes on after the last checkpoint")
+        except Exception:
+            if _PROCESSES.value > 1:
+                traceback.print_exc()
+                _fail("ends with the error above")
+            raise
 
 
 def _join_processes() -> None:
@@ -71,7 +76,12 @@ def _join_processes() -> None:
 
     if not _COORDINATOR.value or _PROCESS.value is None:
         _fail("--processes needs --coordinator=HOST:PORT and --process=INDEX as well")
-    jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    # It would answer SIGTERM in our place.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    except (RuntimeError, ValueError) as error:
+        _fail(f"--coordinator={_COORDINATOR.value}: {str(error).splitlines()[0]}")
 
 
 def _keep_compiled(config: dict[str, Any]) -> None:
@@ -143,7 +153,9 @@ def _print_help() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"launch.py: {message}", file=sys.stderr)
+    print(f"launch.py: {message}", file=sys.stderr, flush=True)
+    if _PROCESSES.present and _PROCESSES.value > 1:
+        os._exit(1)  # the regular end would wait for the others, which are waiting for this one
     sys.exit(1)
 
 

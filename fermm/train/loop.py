@@ -161,6 +161,8 @@ class _Saver:
         self.when = time.monotonic()
 
     def history(self, histories: Sequence[list[dict[str, float]]]) -> None:
+        if not self._tasks:
+            return
         for task, events, history in zip(self._tasks, self._events, histories, strict=True):
             write_history(task.directory / "history.csv", history)
             events.add(history[-1])
@@ -174,8 +176,10 @@ class _Saver:
         seconds: float,
     ) -> None:
         """Begins to write checkpoints; `seconds` have been spent on the epoch they are in."""
-        for writer in self._writers:
-            writer.wait()  # so that seeds trained together are never two epochs apart on disk
+        self.last, self.when = position, time.monotonic()
+        if not self._tasks:
+            return
+        self.wait()  # so that seeds trained together are never two epochs apart on disk
         for task, writer, state, trees, history in zip(
             self._tasks, self._writers, states, variables, histories, strict=True
         ):
@@ -184,10 +188,9 @@ class _Saver:
                 "epoch": position.epoch,
                 "step_of_epoch": position.step,
                 "seconds": seconds,
-                "history": history,
+                "history": [*history],  # for it grows while this is being written
             }
             writer.save(position, checkpoint.Checkpoint(trees, _training(state), meta))
-        self.last, self.when = position, time.monotonic()
 
     def wait(self) -> None:
         for writer in self._writers:
@@ -390,7 +393,7 @@ def _fit(
                     f"  {means['seconds'] * len(tasks):.1f} s"
                 )
             states = unstack(host, len(tasks))
-            saver.save(Position(epoch + 1), states, variables, [[*h] for h in histories], 0.0)
+            saver.save(Position(epoch + 1), states, variables, histories, 0.0)
             saver.history(histories)
         saver.wait()
     devices.wait_for_all(f"{label} trained")
