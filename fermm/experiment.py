@@ -18,7 +18,7 @@ import numpy as np
 from fermm import models, settings
 from fermm.data import splits as splits_lib
 from fermm.data.faces import EMOTIONS
-from fermm.data.source import Source, load
+from fermm.data.source import Source, load, write_rejected
 from fermm.errors import InputError
 from fermm.evaluate import metrics, table
 from fermm.evaluate import run as run_lib
@@ -75,6 +75,8 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str,
 def _run(config: Mapping[str, Any], workdir: Path, source: Source) -> dict[str, Any]:
     settings.claim(config, source, workdir)
     _describe(source)
+    if config["data"]["on_error"] == "quarantine":
+        write_rejected(workdir, config["data"]["path"], source.faces)
     run_lib.save_samples(workdir, _samples(source))
 
     embeddings = _Embeddings(source)
@@ -171,6 +173,7 @@ def _is_trained(directory: Path) -> bool:
 def _finished(config: Mapping[str, Any], directory: Path, name: str) -> bool:
     splits = config["evaluate"]["splits"]
     expected = [run_lib.predictions_file(directory, split) for split in splits]
+    expected.append(directory / "history.csv")
     if models.is_fusion(config[name]):
         expected.append(run_lib.modalities_file(directory, splits[-1]))
     if not all(file.is_file() for file in expected):

