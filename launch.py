@@ -10,7 +10,7 @@ minute or two. Called again with the same --workdir, it goes on where it stopped
 
 Flags:
   --config FILE            the experiment: a Python file with get_config(). It is run, so use only
-                           files that you trust.
+                           files that you trust; nothing else that fermm reads can run code.
   --config.FIELD=VALUE     instead of the field's value in the file; tuples as "(0, 1)"
   --workdir DIRECTORY      where the run leaves its results; without it, runs/ and the config's name
 """
@@ -60,14 +60,15 @@ def _keep_compiled(config: dict[str, Any]) -> None:
     """Has JAX keep compiled programs beside the prepared data, so that later runs start sooner."""
     import jax
 
-    cache = config.get("data", {}).get("cache_dir")
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or not cache:
+    data = config.get("data")
+    cache = data.get("cache_dir") if isinstance(data, dict) else None
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or not isinstance(cache, str) or not cache:
         return  # the environment has said where, or the config will be refused
     # One directory for each kind of processor: programs use the instructions that it has.
     info = Path("/proc/cpuinfo")
     flags = {x for x in info.read_text().splitlines() if "flags" in x} if info.exists() else ()
     kind = hashlib.sha256(" ".join([platform.machine(), *sorted(flags)]).encode()).hexdigest()[:16]
-    where = Path(cache).expanduser() / "compiled" / kind
+    where = Path(os.path.expanduser(cache), "compiled", kind)
     jax.config.update("jax_compilation_cache_dir", str(where))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
