@@ -83,16 +83,24 @@ def _parse_flags(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         _CONFIG.value.to_dict()  # a file that could not be read is told of only here
     except flags.Error as error:
+        if "Error whilst parsing config file" in str(error):
+            raise  # a bug in the config file, which its author wants to see
         _fail(str(error))
     except OSError as error:
         _fail(f"--config: {str(error.__cause__ or error).splitlines()[-1].strip()}")
-    except (AttributeError, KeyError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         if "no attribute 'get_config'" in str(error):
             _fail("--config: the file has no function get_config(); see configs/ for examples")
         # One of an override, or a bug in the config file, which its author wants to see.
-        if not traceback.extract_tb(error.__traceback__)[-1].filename.endswith("config_dict.py"):
+        where = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if where.name == "config_dict.py" and isinstance(error, AttributeError | KeyError):
+            _fail(_explain_unknown_field(argv, str(error)))
+        if "ml_collections" not in where.parts and where.name != "ast.py":
             raise
-        _fail(_explain_unknown_field(argv, str(error)))
+        _fail(
+            f"--config: an override cannot be read ({error}); fields are set as "
+            "--config.FIELD=VALUE, see --help"
+        )
     if wants_help:
         _print_help()
         sys.exit(0)
@@ -126,7 +134,9 @@ def _print_help() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"launch.py: {message}", file=sys.stderr)
+    from fermm.errors import printable
+
+    print(f"launch.py: {printable(message)}", file=sys.stderr)
     sys.exit(1)
 
 

@@ -23,6 +23,7 @@ from fermm.errors import InputError
 from fermm.evaluate import metrics, table
 from fermm.evaluate import run as run_lib
 from fermm.models.fusion import MODALITIES
+from fermm.paths import expand
 from fermm.train import checkpoint, loop, partition, steps
 
 SHUFFLES = 10  # permutations of a modality, whose effect is averaged
@@ -62,7 +63,7 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike[str]) -> dict[str,
         InputError: bad config, data, checkpoint or directory.
     """
     settings.check(config)
-    workdir = Path(workdir).expanduser()
+    workdir = expand(workdir)
     if config["split_seeds"]:
         return _run_splits(config, workdir)
     _check_parts_exist(config, workdir)
@@ -137,7 +138,7 @@ def _describe(source: Source) -> None:
 
 def _part_directory(config: Mapping[str, Any], workdir: Path, fusion: str, part: str) -> Path:
     start_from = config[fusion]["start_from"]
-    return (Path(start_from).expanduser() if start_from else workdir) / part
+    return (expand(start_from) if start_from else workdir) / part
 
 
 def _check_parts_exist(config: Mapping[str, Any], workdir: Path) -> None:

@@ -15,6 +15,7 @@ from fermm import models
 from fermm.data import dataset, fer2013, source, splits, synthetic
 from fermm.data.landmarks import METHODS
 from fermm.errors import InputError
+from fermm.paths import expand
 from fermm.train.optimizer import SCHEDULES
 
 FIELDS = {
@@ -170,8 +171,8 @@ def check(config: Mapping[str, Any]) -> None:
         _unknown("config.data", field, _DATA_FIELDS)
     for field in sorted(_DATA_FIELDS):
         _need(f"config.data.{field}", data[field], _DATA_KINDS.get(field, "a text"))
-    _check_path("config.data.cache_dir", data["cache_dir"])
-    _check_path("config.data.predictor", data["predictor"])
+    for field in ("cache_dir", "predictor"):
+        expand(data[field])
     _need("config.data.synthetic", data.get("synthetic", {}), "a section")
     known = set(inspect.signature(synthetic.draw).parameters)
     for field in data.get("synthetic", {}).keys() - known:
@@ -200,7 +201,7 @@ def _check_network(where: str, section: Mapping[str, Any]) -> None:
     for field in sorted(fields):
         _need(f"{where}.{field}", section[field], _NETWORK_KINDS[field])
     if "start_from" in fields:
-        _check_path(f"{where}.start_from", section["start_from"])
+        expand(section["start_from"])
     schedule = section["schedule"]
     _require("kind" in schedule, f"{where}.schedule.kind is missing in the config file")
     # Fields of another kind may stay when the kind is overridden; those of none are slips.
@@ -241,13 +242,6 @@ def _need(field: str, value: Any, kind: str) -> None:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:80]}..."
-
-
-def _check_path(field: str, value: str) -> None:
-    try:
-        Path(value).expanduser()
-    except RuntimeError:
-        raise InputError(f"{field} is {value!r}, but there is no such user: write it out") from None
 
 
 def _choice(field: str, value: Any, known: Any) -> None:

@@ -27,7 +27,8 @@ import numpy as np
 from fermm.data import fer2013
 from fermm.data import landmarks as landmarks_lib
 from fermm.data.faces import IMAGE_SIZE, POINTS, Faces, Rejected
-from fermm.errors import InputError
+from fermm.errors import InputError, printable
+from fermm.paths import expand
 
 Report = Callable[[str, int, int], None]
 """Called with the stage ("reading", "landmarks", "writing"), what of it is done, and its total."""
@@ -93,7 +94,7 @@ def prepare(
     from fermm.data import tfds_builder
 
     identity = _identify(path, landmarks, predictor)
-    root = pathlib.Path(cache_dir).expanduser()
+    root = expand(cache_dir)
     builder = tfds_builder.Fer2013Landmarks
 
     def place(identity: str) -> pathlib.Path:
@@ -152,7 +153,10 @@ def read(directory: str | os.PathLike[str]) -> Faces:
     directory = pathlib.Path(directory)
     try:
         _check_features(directory / "features.json")
-        source = tfds.builder_from_directory(directory).as_data_source(tfds_builder.SPLIT)
+        with contextlib.redirect_stdout(
+            io.StringIO()
+        ):  # of damage, TFDS says that TensorFlow lacks
+            source = tfds.builder_from_directory(directory).as_data_source(tfds_builder.SPLIT)
         total = len(source)
         rejected = _read_rejected(directory, total)
         columns: dict[str, np.ndarray] = {
@@ -202,7 +206,7 @@ def _read_rejected(directory: pathlib.Path, total: int) -> tuple[Rejected, ...]:
     noted: dict[str, Any] = {"rows": total, "rejected": []}
     if file.is_file():
         noted = json.loads(file.read_text())
-    rejected = tuple(Rejected(*map(str, pair)) for pair in noted["rejected"])
+    rejected = tuple(Rejected(*map(printable, pair)) for pair in noted["rejected"])
     named = directory.parent.name.endswith(_QUARANTINE)
     if noted["rows"] != total + len(rejected) or named != bool(rejected):
         raise ValueError(f"{total} faces and {len(rejected)} rejected are not all rows")

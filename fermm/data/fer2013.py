@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from fermm.data.faces import EMOTIONS, IMAGE_SIZE, UNKNOWN_USAGE, USAGES, Faces, Rejected
-from fermm.errors import InputError
+from fermm.errors import InputError, printable
 
 Progress = Callable[[int, int], None]
 ON_ERROR = ("stop", "quarantine")
@@ -385,7 +385,7 @@ def _read_zip(path: pathlib.Path, progress: Progress | None, on_error: str) -> F
                 raise _BadPicture(f"cannot be unpacked; {_AGAIN}") from error
 
         top = sorted({name.split("/")[0] for name in infos})
-        members = [info.filename for info in archive.infolist() if not info.is_dir()]
+        members = [info.filename for info in archive.infolist() if not info.filename.endswith("/")]
         pictures = _list_pictures(path, members, top, on_error)
         return _read_pictures(path, pictures, load, progress, on_error)
 
@@ -517,7 +517,7 @@ def _set_aside(
 ) -> None:
     if len(rejected) == _REJECTED_LIMIT:
         raise _error(path, f"has over {_REJECTED_LIMIT} bad rows, is not FER2013. {_FORMS}")
-    rejected[row] = Rejected(_printable(place), _printable(reason))
+    rejected[row] = Rejected(printable(place), printable(reason))
 
 
 def _check(path: pathlib.Path) -> None:
@@ -544,12 +544,7 @@ def _os_errors(path: pathlib.Path) -> Iterator[None]:
 
 
 def _error(where: object, problem: str) -> InputError:
-    return InputError(_printable(f"{where}: {problem}"))
-
-
-def _printable(text: str) -> str:
-    # File names and damaged bytes may hold line ends and worse.
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return InputError(f"{where}: {problem}")
 
 
 def _quote(text: str | bytes) -> str:

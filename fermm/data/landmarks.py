@@ -34,6 +34,7 @@ import numpy as np
 
 from fermm.data.faces import EMOTIONS, IMAGE_SIZE, POINTS
 from fermm.errors import InputError
+from fermm.paths import expand
 
 PARTS = {
     "jaw": slice(0, 17),
@@ -125,7 +126,7 @@ def find_predictor(path: str | os.PathLike[str] | None = None) -> pathlib.Path:
         InputError: there is none.
     """
     if path is not None:
-        found = pathlib.Path(path).expanduser()
+        found = expand(path)
         if not found.is_file():
             raise InputError(
                 f"{found}: no such file: give the path of {PREDICTOR_FILE} in "

@@ -1,0 +1,1 @@
+"""What fermm withstands: programs that try to break it."""
