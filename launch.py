@@ -10,13 +10,14 @@ minute or two. Called again with the same --workdir, it goes on after its last c
 
 Flags:
   --config FILE            the experiment: a Python file with get_config(). It is run, so use only
-                           files that you trust.
+                           files that you trust; nothing else that fermm reads can run code.
   --config.FIELD=VALUE     instead of the field's value in the file; tuples as "(0, 1)"
   --workdir DIRECTORY      where the run leaves its results; without it, runs/ and the config's name
   --coordinator HOST:PORT, --processes COUNT, --process INDEX
                            one run in several processes, see docs/devices.md
 """
 
+import errno
 import hashlib
 import os
 import platform
@@ -38,6 +39,11 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
 _PROCESSES = flags.DEFINE_integer("processes", 1, "How many processes.", lower_bound=1)
 _PROCESS = flags.DEFINE_integer("process", None, "Which of them this is.", lower_bound=0)
+# What a full disk, a missing right or a broken device is told by, and no mistake in the code.
+_OF_THE_SYSTEM = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+}
 _HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
 
 
@@ -61,6 +67,13 @@ def main(argv: list[str]) -> None:
             if not stop.requested:
                 _fail(str(error))
             leave(stop.number, "stopped; the same command goes on after the last checkpoint")
+        except OSError as error:
+            if error.errno not in _OF_THE_SYSTEM:
+                raise
+            _fail(
+                f"{error.filename or 'a file'}: {error.strerror}; make room or see to the rights, "
+                "and run the same command again: it goes on after the last checkpoint"
+            )
         except Exception:
             if _PROCESSES.value > 1:
                 traceback.print_exc()
@@ -88,14 +101,15 @@ def _keep_compiled(config: dict[str, Any]) -> None:
     """Has JAX keep compiled programs beside the prepared data, so that later runs start sooner."""
     import jax
 
-    cache = config.get("data", {}).get("cache_dir")
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or not cache:
+    data = config.get("data")
+    cache = data.get("cache_dir") if isinstance(data, dict) else None
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR") or not isinstance(cache, str) or not cache:
         return  # the environment has said where, or the config will be refused
     # One directory for each kind of processor: programs use the instructions that it has.
     info = Path("/proc/cpuinfo")
     flags = {x for x in info.read_text().splitlines() if "flags" in x} if info.exists() else ()
     kind = hashlib.sha256(" ".join([platform.machine(), *sorted(flags)]).encode()).hexdigest()[:16]
-    where = Path(cache).expanduser() / "compiled" / kind
+    where = Path(os.path.expanduser(cache), "compiled", kind)
     jax.config.update("jax_compilation_cache_dir", str(where))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
@@ -110,16 +124,24 @@ def _parse_flags(argv: list[str]) -> list[str]:
         rest = flags.FLAGS(argv)
         _CONFIG.value.to_dict()  # a file that could not be read is told of only here
     except flags.Error as error:
+        if "Error whilst parsing config file" in str(error):
+            raise  # a bug in the config file, which its author wants to see
         _fail(str(error))
     except OSError as error:
         _fail(f"--config: {str(error.__cause__ or error).splitlines()[-1].strip()}")
-    except (AttributeError, KeyError) as error:
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         if "no attribute 'get_config'" in str(error):
             _fail("--config: the file has no function get_config(); see configs/ for examples")
         # One of an override, or a bug in the config file, which its author wants to see.
-        if not traceback.extract_tb(error.__traceback__)[-1].filename.endswith("config_dict.py"):
+        where = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if where.name == "config_dict.py" and isinstance(error, AttributeError | KeyError):
+            _fail(_explain_unknown_field(argv, str(error)))
+        if "ml_collections" not in where.parts and where.name != "ast.py":
             raise
-        _fail(_explain_unknown_field(argv, str(error)))
+        _fail(
+            f"--config: an override cannot be read ({error}); fields are set as "
+            "--config.FIELD=VALUE, see --help"
+        )
     if wants_help:
         _print_help()
         sys.exit(0)
@@ -153,7 +175,9 @@ def _print_help() -> None:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"launch.py: {message}", file=sys.stderr, flush=True)
+    from fermm.errors import printable
+
+    print(f"launch.py: {printable(message)}", file=sys.stderr, flush=True)
     if _PROCESSES.present and _PROCESSES.value > 1:
         os._exit(1)  # the regular end would wait for the others, which are waiting for this one
     sys.exit(1)

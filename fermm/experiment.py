@@ -19,11 +19,12 @@ import numpy as np
 from fermm import models, settings
 from fermm.data import splits as splits_lib
 from fermm.data.faces import EMOTIONS
-from fermm.data.source import Source, load
+from fermm.data.source import Source, load, write_rejected
 from fermm.errors import InputError
 from fermm.evaluate import metrics, table
 from fermm.evaluate import run as run_lib
 from fermm.models.fusion import MODALITIES
+from fermm.paths import expand
 from fermm.train import checkpoint, devices, loop, partition, steps
 from fermm.train.stop import Stop
 
@@ -68,7 +69,7 @@ def run(
         Stopped: `stop` said so.
     """
     settings.check(config)
-    workdir = Path(workdir).expanduser()
+    workdir = expand(workdir)
     if config["split_seeds"]:
         return _run_splits(config, workdir, stop)
     _check_parts_exist(config, workdir)
@@ -81,6 +82,8 @@ def run(
                 stack.enter_context(settings.lock(workdir))
                 settings.claim(config, source, workdir)
                 _describe(source)
+                if config["data"]["on_error"] == "quarantine":
+                    write_rejected(workdir, config["data"]["path"], source.faces)
                 run_lib.save_samples(workdir, _samples(source))
         with jax.debug_nans(config["debug_nans"]):
             _train_all(config, workdir, source, stop)
@@ -151,7 +154,7 @@ def _describe(source: Source) -> None:
 
 def _part_directory(config: Mapping[str, Any], workdir: Path, fusion: str, part: str) -> Path:
     start_from = config[fusion]["start_from"]
-    return (Path(start_from).expanduser() if start_from else workdir) / part
+    return (expand(start_from) if start_from else workdir) / part
 
 
 def _check_parts_exist(config: Mapping[str, Any], workdir: Path) -> None:
@@ -187,6 +190,7 @@ def _is_trained(directory: Path) -> bool:
 def _finished(config: Mapping[str, Any], directory: Path, name: str) -> bool:
     splits = config["evaluate"]["splits"]
     expected = [run_lib.predictions_file(directory, split) for split in splits]
+    expected.append(directory / "history.csv")
     if models.is_fusion(config[name]):
         expected.append(run_lib.modalities_file(directory, splits[-1]))
     if not all(file.is_file() for file in expected):
@@ -197,7 +201,14 @@ def _finished(config: Mapping[str, Any], directory: Path, name: str) -> bool:
         return False
     if checkpoint.find_damage(directory / "checkpoints" / str(kept[-1])):
         return False
-    return all(run_lib.is_readable(file) for file in expected)
+    try:
+        for split in splits:
+            metrics.load_predictions(run_lib.predictions_file(directory, split))
+        if models.is_fusion(config[name]):
+            run_lib.load_modalities(run_lib.modalities_file(directory, splits[-1]))
+    except InputError:
+        return False
+    return True
 
 
 def _samples(source: Source) -> run_lib.Samples:

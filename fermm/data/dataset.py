@@ -3,7 +3,8 @@
 A prepared data set lies in `CACHE_DIR/fer2013_landmarks/IDENTITY/VERSION`, where IDENTITY names the
 content of the source and how the landmarks came about: another source, method or predictor is
 another directory. (The predictor that is taken where none is given is not part of the name: it is
-one published file.) TFDS writes aside and renames, so that the
+one published file.) If rows were set aside, IDENTITY says so, and the data set holds which; one
+without is the same for both ways to meet a bad row. TFDS writes aside and renames, so that the
 directory exists only complete.
 """
 
@@ -11,6 +12,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import json
 import os
 import pathlib
 import shutil
@@ -18,18 +20,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from fermm.data import fer2013
 from fermm.data import landmarks as landmarks_lib
-from fermm.data.faces import IMAGE_SIZE, POINTS, Faces
-from fermm.errors import InputError
+from fermm.data.faces import IMAGE_SIZE, POINTS, Faces, Rejected
+from fermm.errors import InputError, printable
+from fermm.paths import expand
 
 Report = Callable[[str, int, int], None]
 """Called with the stage ("reading", "landmarks", "writing"), what of it is done, and its total."""
 
 _BATCH = 4096  # examples decoded at a time, so that few Python objects live at once
+_METADATA = "metadata.json"  # TFDS's name for it
+_TFDS_FEATURES = "tensorflow_datasets.core.features."
+_QUARANTINE = "-quarantine"  # ends the name of a data set for which rows were set aside
 _STALE = 3600  # seconds; TFDS writes for a few, so an older unfinished directory is abandoned
 
 
@@ -60,6 +67,7 @@ def prepare(
     predictor: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     report: Report | None = None,
+    on_error: str = "stop",
 ) -> Faces:
     """The faces of a FER2013 source with their landmarks, prepared once and then read.
 
@@ -67,14 +75,17 @@ def prepare(
         path: What `fermm.data.fer2013.read` takes.
         cache_dir: Directory that holds the prepared data sets; it is made if need be.
         landmarks: A method of `fermm.data.landmarks.extract`, or the path of a landmark CSV in
-            the paper's format (its name ends in .csv), whose rows are those of the source.
+            the paper's format (its name ends in .csv), whose rows are those of the source, with
+            one for each that is set aside.
         predictor: Path of dlib's predictor, as `extract` takes it.
         workers: Processes that extract landmarks; None is one for each CPU.
         report: Told of progress; None shows a bar on stderr, or a line for each stage where
             stderr is no terminal. Not called if the data set is there already.
+        on_error: What a bad row does, as `fermm.data.fer2013.read` takes it.
 
     Returns:
-        The faces in the order of the source, with landmarks float32 (N, 68, 2).
+        The faces in the order of the source, with landmarks float32 (N, 68, 2), and what was set
+        aside.
 
     Raises:
         InputError: bad source, landmark CSV or predictor; the two disagree in a row; `cache_dir`
@@ -83,11 +94,15 @@ def prepare(
     from fermm.data import tfds_builder
 
     identity = _identify(path, landmarks, predictor)
-    root = pathlib.Path(cache_dir).expanduser()
+    root = expand(cache_dir)
     builder = tfds_builder.Fer2013Landmarks
-    directory = root / builder.name / identity / str(builder.VERSION)
-    if directory.is_dir():
-        return read(directory)
+
+    def place(identity: str) -> pathlib.Path:
+        return root / builder.name / identity / str(builder.VERSION)
+
+    for known in (identity, identity + _QUARANTINE)[: 1 + (on_error == "quarantine")]:
+        if place(known).is_dir():
+            return read(place(known))
 
     # What can fail cheaply fails before the minute's work, not after it.
     _check_writable(root)
@@ -96,7 +111,9 @@ def prepare(
         landmarks_lib.find_predictor(predictor)
     with contextlib.closing(_Bar()) as bar:
         tell = report or bar
-        faces = fer2013.read(path, progress=lambda done, total: tell("reading", done, total))
+        faces = fer2013.read(path, lambda done, total: tell("reading", done, total), on_error)
+        if faces.rejected:
+            identity += _QUARANTINE
         if landmark_file:
             tell("landmarks", 0, len(faces))
             found = _read_landmarks(landmarks, faces)
@@ -111,7 +128,7 @@ def prepare(
             )
         faces = dataclasses.replace(faces, landmarks=found)
         tell("writing", 0, len(faces))
-        _write(faces, root, directory, identity)
+        _write(faces, root, place(identity), identity)
         tell("writing", len(faces), len(faces))
     return faces
 
@@ -123,7 +140,8 @@ def read(directory: str | os.PathLike[str]) -> Faces:
         directory: The one that holds its `dataset_info.json`.
 
     Returns:
-        The faces in the order of the source, with landmarks float32 (N, 68, 2).
+        The faces in the order of the source, with landmarks float32 (N, 68, 2), and what of the
+        source was set aside.
 
     Raises:
         InputError: the data set is damaged: a file is missing, cut short or altered.
@@ -132,9 +150,15 @@ def read(directory: str | os.PathLike[str]) -> Faces:
 
     from fermm.data import tfds_builder
 
+    directory = pathlib.Path(directory)
     try:
-        source = tfds.builder_from_directory(directory).as_data_source(tfds_builder.SPLIT)
+        _check_features(directory / "features.json")
+        with contextlib.redirect_stdout(
+            io.StringIO()
+        ):  # of damage, TFDS says that TensorFlow lacks
+            source = tfds.builder_from_directory(directory).as_data_source(tfds_builder.SPLIT)
         total = len(source)
+        rejected = _read_rejected(directory, total)
         columns: dict[str, np.ndarray] = {
             "image": np.empty((total, IMAGE_SIZE, IMAGE_SIZE), np.uint8),
             "label": np.empty(total, np.int32),
@@ -155,24 +179,62 @@ def read(directory: str | os.PathLike[str]) -> Faces:
             "delete that directory and run again"
         ) from error
     return Faces(
-        columns["image"], columns["label"], columns["usage"], columns["row"], columns["landmarks"]
+        columns["image"],
+        columns["label"],
+        columns["usage"],
+        columns["row"],
+        columns["landmarks"],
+        rejected,
     )
 
 
+def _check_features(file: pathlib.Path) -> None:
+    # TFDS imports any module that this file names as that of a class, and importing one runs it.
+    waiting: list[Any] = [json.loads(file.read_text())]
+    for value in waiting:
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str) and "." in value and not value.startswith(_TFDS_FEATURES):
+            raise ValueError(f"{file.name} names {value[:80]!r}, which is no feature of TFDS")
+
+
+def _read_rejected(directory: pathlib.Path, total: int) -> tuple[Rejected, ...]:
+    """What was set aside beside the `total` faces of a data set."""
+    file = directory / _METADATA
+    noted: dict[str, Any] = {"rows": total, "rejected": []}
+    if file.is_file():
+        noted = json.loads(file.read_text())
+    rejected = tuple(Rejected(*map(printable, pair)) for pair in noted["rejected"])
+    named = directory.parent.name.endswith(_QUARANTINE)
+    if noted["rows"] != total + len(rejected) or named != bool(rejected):
+        raise ValueError(f"{total} faces and {len(rejected)} rejected are not all rows")
+    return rejected
+
+
 def _read_landmarks(path: str, faces: Faces) -> np.ndarray:
-    """float32 (N, 68, 2), the landmarks of `faces` from a CSV, whose labels must be theirs."""
+    """float32 (N, 68, 2), the landmarks of `faces` from a CSV, whose labels must be theirs.
+
+    Its rows are those of the source: one made without what was set aside now would be matched to
+    other faces as soon as something else is.
+    """
     landmarks, labels = landmarks_lib.read_csv(path)
-    if len(labels) != len(faces):
+    count = len(faces) + len(faces.rejected)
+    if len(labels) != count:
+        aside = f" ({len(faces.rejected)} of them set aside)" if faces.rejected else ""
         raise InputError(
-            f"{path}: {len(labels)} rows of landmarks for {len(faces)} faces: "
+            f"{path}: {len(labels)} rows of landmarks for {count} faces{aside}: "
             "use the CSV that was made from this source"
         )
+    landmarks, labels = landmarks[faces.rows], labels[faces.rows]
     differs = np.flatnonzero(labels != faces.labels)
     if len(differs):
         at = differs[0]
         raise InputError(
-            f"{path}: row {at} (the first is 0) has emotion {labels[at]}, but the face there has "
-            f"{faces.labels[at]}: use the CSV that was made from this source, in its order"
+            f"{path}: row {faces.rows[at]} (the first is 0) has emotion {labels[at]}, but the face "
+            f"there has {faces.labels[at]}: use the CSV that was made from this source, in its "
+            "order"
         )
     return landmarks
 

@@ -4,6 +4,7 @@ FER2013 is the data set of Goodfellow et al., "Challenges in representation lear
 three machine learning contests", 2013, https://arxiv.org/abs/1307.0414: 35,887 grey 48x48 faces.
 """
 
+import collections
 import contextlib
 import difflib
 import hashlib
@@ -12,18 +13,20 @@ import itertools
 import os
 import pathlib
 import re
+import stat
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, NoReturn
+from typing import BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 from PIL import Image
 
-from fermm.data.faces import EMOTIONS, IMAGE_SIZE, UNKNOWN_USAGE, USAGES, Faces
-from fermm.errors import InputError
+from fermm.data.faces import EMOTIONS, IMAGE_SIZE, UNKNOWN_USAGE, USAGES, Faces, Rejected
+from fermm.errors import InputError, printable
 
 Progress = Callable[[int, int], None]
+ON_ERROR = ("stop", "quarantine")
 
 _FORMS = "FER2013 is read from its unpacked CSV, from image folders or from a zip of these folders"
 _AGAIN = "the file is damaged, fetch it again"
@@ -36,6 +39,7 @@ _USAGE_CODES = {name.encode(): i for i, name in enumerate(USAGES)}
 _LINE_LIMIT = 1 << 16  # bytes; a row has at most 9.3 kB, and a file without line ends any number
 _LINES_PER_BLOCK = 32  # few enough for their numbers to stay in the processor's cache
 _BUFFER = 1 << 18  # bytes; the default is less than a row
+_REJECTED_LIMIT = 100_000  # three times FER2013; a file of empty rows has any number
 
 _SPLITS = ("train", "test")
 _EMOTION_FOLDERS = {name: i for i, name in enumerate(EMOTIONS)} | {
@@ -44,9 +48,15 @@ _EMOTION_FOLDERS = {name: i for i, name in enumerate(EMOTIONS)} | {
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 _NUMBERED = re.compile(rf"({'|'.join(USAGES)})_([0-9]{{1,18}})\.")
 _PICTURE_LIMIT = 1 << 20  # bytes; 48x48 pixels need 3 kB
+_DEPTH_LIMIT = 16  # folders below `train`; os.walk recurses
+_OUTSIDE = re.compile(r"[/\\]|[A-Za-z]:|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
+# zipfile unpacks these within bounds; of bzip2 and lzma it unpacks all that it has read.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-def read(path: str | os.PathLike[str], progress: Progress | None = None) -> Faces:
+def read(
+    path: str | os.PathLike[str], progress: Progress | None = None, on_error: str = "stop"
+) -> Faces:
     """Reads FER2013 from a CSV file, a directory of image folders, or a zip of such a directory.
 
     A CSV has a header that names the columns `emotion`, `pixels` and `Usage`, in any order; its
@@ -57,22 +67,25 @@ def read(path: str | os.PathLike[str], progress: Progress | None = None) -> Face
     Args:
         path: the CSV file, the directory that holds `train` and `test`, or the zip.
         progress: called with what is done and what there is in total: bytes (CSV) or pictures.
+        on_error: "stop" refuses the source for its first bad row or picture; "quarantine" sets
+            such a one aside and goes on. It keeps its number among the rows.
 
     Returns:
         N faces without landmarks: images uint8 (N, 48, 48), labels int32 (N,), usage int8 (N,),
-        rows int64 (N,) = 0..N-1.
+        rows int64 (N,), 0..N-1 unless some were set aside; and those that were.
 
     Raises:
-        InputError: the path cannot be read or holds anything else.
+        InputError: the path cannot be read or holds anything else; with "quarantine", if that
+            concerns the source as a whole, or if none of its faces is good.
     """
     path = pathlib.Path(path)
     with _os_errors(path):
         _check(path)
         if path.is_dir():
-            return _read_folders(path, progress)
+            return _read_folders(path, progress, on_error)
         if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
-            return _read_zip(path, progress)
-        return _read_csv(path, progress)
+            return _read_zip(path, progress, on_error)
+        return _read_csv(path, progress, on_error)
 
 
 def digest(path: str | os.PathLike[str]) -> str:
@@ -91,8 +104,9 @@ def digest(path: str | os.PathLike[str]) -> str:
         if not path.is_dir():
             return _sha256(path).hex()
         total = hashlib.sha256()
-        for name in sorted(picture.member for picture in _list_folders(path)):
-            total.update(os.fsencode(name) + b"\0" + _sha256(path / name))
+        for name in sorted(picture.member for picture in _list_folders(path, "quarantine")):
+            content = _sha256(path / name) if (path / name).is_file() else b""
+            total.update(os.fsencode(name) + b"\0" + content)
         return total.hexdigest()
 
 
@@ -104,15 +118,15 @@ def _sha256(path: pathlib.Path) -> bytes:
 # --- CSV ---------------------------------------------------------------------------------------
 
 
-def _read_csv(path: pathlib.Path, progress: Progress | None) -> Faces:
+def _read_csv(path: pathlib.Path, progress: Progress | None, on_error: str) -> Faces:
     images = bytearray()
     labels: list[int] = []
     usage: list[int] = []
+    rejected: dict[int, Rejected] = {}
     with path.open("rb", _BUFFER) as file:
         size = os.fstat(file.fileno()).st_size
         columns = _read_header(path, file.readline(_LINE_LIMIT))
-        rest = enumerate(iter(lambda: file.readline(_LINE_LIMIT), b""), start=2)
-        while block := list(itertools.islice(rest, _LINES_PER_BLOCK)):
+        for block in _blocks(file):
             lines = [(number, line) for number, line in block if not line.isspace()]
             rows = _parse_rows([line for _, line in lines], columns)
             if rows:
@@ -123,17 +137,42 @@ def _read_csv(path: pathlib.Path, progress: Progress | None) -> Faces:
                 for number, line in lines:
                     row = _parse_row(line, columns)
                     if row is None:
-                        where = f"{path}, line {number} (row {len(labels) + 1})"
-                        raise _error(where, _explain_row(line, columns))
+                        at, reason = len(labels) + len(rejected), _explain_row(line, columns)
+                        if on_error == "stop":
+                            raise _error(f"{path}, line {number} (row {at + 1})", reason)
+                        _set_aside(path, rejected, at, f"line {number}", reason)
+                        continue
                     images += row[0]
                     labels.append(row[1])
                     usage.append(row[2])
             if progress:
                 progress(file.tell(), size)
-    if not labels:
+    if not labels and not rejected:
         raise _error(path, "has a header but no rows; fetch the file again")
     pixels = np.frombuffer(images, np.uint8).reshape(-1, IMAGE_SIZE, IMAGE_SIZE)
-    return _faces(pixels, labels, usage)
+    return _faces(path, pixels, labels, usage, rejected)
+
+
+def _blocks(file: BinaryIO) -> Iterator[list[tuple[int, bytes]]]:
+    """The lines below the header with their numbers, at most _LINES_PER_BLOCK at a time.
+
+    Of a line of _LINE_LIMIT bytes or more its beginning is given, as the last of its block: a
+    caller who stops there does not have the rest read.
+    """
+    block = []
+    for number in itertools.count(2):
+        line = file.readline(_LINE_LIMIT)
+        if line:
+            block.append((number, line))
+        endless = len(line) == _LINE_LIMIT and not line.endswith(b"\n")
+        if block and (not line or endless or len(block) == _LINES_PER_BLOCK):
+            yield block
+            block = []
+        if not line:
+            return
+        while endless:
+            line = file.readline(_LINE_LIMIT)
+            endless = len(line) == _LINE_LIMIT and not line.endswith(b"\n")
 
 
 def _read_header(path: pathlib.Path, line: bytes) -> list[str]:
@@ -264,33 +303,59 @@ class _Picture(NamedTuple):
     name: str  # from `train` or `test` on
     label: int
     member: str  # its name in the directory or zip
+    problem: str = ""  # with its name; its label means nothing then
 
 
-def _read_folders(path: pathlib.Path, progress: Progress | None) -> Faces:
+class _BadPicture(Exception):
+    """What is wrong with a picture."""
+
+
+def _read_folders(path: pathlib.Path, progress: Progress | None, on_error: str) -> Faces:
     def load(member: str) -> bytes:
+        if not (path / member).is_file():
+            raise _BadPicture("is not a file, but a broken link or a device; remove it")
         with (path / member).open("rb") as file:
             return file.read(_PICTURE_LIMIT + 1)
 
-    return _read_pictures(path, _list_folders(path), load, progress)
+    return _read_pictures(path, _list_folders(path, on_error), load, progress, on_error)
 
 
-def _list_folders(path: pathlib.Path) -> list[_Picture]:
-    def refuse(error: OSError) -> NoReturn:
-        raise error
-
+def _list_folders(path: pathlib.Path, on_error: str) -> list[_Picture]:
     # Only `train` and `test` are walked: the path may be a home directory given by mistake.
     top = sorted(os.listdir(path))
     members = [
         pathlib.Path(folder, file).relative_to(path).as_posix()
         for split in top
         if split.lower() in _SPLITS and (path / split).is_dir()
-        for folder, _, files in os.walk(path / split, onerror=refuse, followlinks=True)
+        for folder, files in _walk(path / split)
         for file in files
     ]
-    return _list_pictures(path, members, top)
+    return _list_pictures(path, members, top, on_error)
 
 
-def _read_zip(path: pathlib.Path, progress: Progress | None) -> Faces:
+def _walk(split: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
+    """Folders and their files in `split`, which may be a link, as may the folders in it.
+
+    No picture lies deeper, where links could lead in circles, or fan out without end.
+    """
+
+    def refuse(error: OSError) -> NoReturn:
+        raise error
+
+    tops = [str(split)]
+    for top in tops:
+        for folder, below, files in os.walk(top, onerror=refuse):
+            yield folder, files
+            if folder.removeprefix(top).count(os.sep) > _DEPTH_LIMIT:
+                raise _error(folder, "lies too deep for train/<emotion>/; remove it")
+            for link in (os.path.join(folder, name) for name in below if not _hidden(name)):
+                if os.path.islink(link) and folder == str(split):
+                    tops.append(link)
+                elif os.path.islink(link):
+                    raise _error(link, "is a link to a folder below train/<emotion>/; remove it")
+
+
+def _read_zip(path: pathlib.Path, progress: Progress | None, on_error: str) -> Faces:
     with path.open("rb") as file:
         # zipfile and the decompressors below it raise a dozen types for damaged bytes.
         try:
@@ -298,43 +363,69 @@ def _read_zip(path: pathlib.Path, progress: Progress | None) -> Faces:
         except Exception as error:
             raise _error(path, f"is not a zip archive; {_AGAIN}") from error
         infos = {info.filename: info for info in archive.infolist()}
+        for name in infos:
+            # Nothing is ever unpacked to disk; but who made this meant it to be, and to do harm.
+            if _OUTSIDE.match(name):
+                raise _error(f"{path}, {name}", "leads out of the archive; fetch another one")
 
         def load(member: str) -> bytes:
-            where = f"{path}, {member}"
-            if infos[member].flag_bits & 1:
-                raise _error(where, "is encrypted; make a zip without a password")
+            info = infos[member]
+            if info.flag_bits & 1:
+                raise _BadPicture("is encrypted; make a zip without a password")
+            if stat.S_ISLNK(info.external_attr >> 16):
+                raise _BadPicture("is a link; make a zip of the pictures themselves")
+            if info.compress_type not in _METHODS:
+                raise _BadPicture(
+                    f"is packed by method {info.compress_type}, needs deflate; make the zip again"
+                )
             try:
-                with archive.open(infos[member]) as picture:
+                with archive.open(info) as picture:
                     return picture.read(_PICTURE_LIMIT + 1)
             except Exception as error:
-                raise _error(where, f"cannot be unpacked; {_AGAIN}") from error
+                raise _BadPicture(f"cannot be unpacked; {_AGAIN}") from error
 
         top = sorted({name.split("/")[0] for name in infos})
-        return _read_pictures(path, _list_pictures(path, infos, top), load, progress)
+        members = [info.filename for info in archive.infolist() if not info.filename.endswith("/")]
+        pictures = _list_pictures(path, members, top, on_error)
+        return _read_pictures(path, pictures, load, progress, on_error)
 
 
-def _list_pictures(path: pathlib.Path, members: Iterable[str], top: list[str]) -> list[_Picture]:
-    """The pictures of FER2013 among `members`, in the order of the faces."""
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _list_pictures(
+    path: pathlib.Path, members: Iterable[str], top: list[str], on_error: str
+) -> list[_Picture]:
+    """The pictures of FER2013 among `members`, in the order of the faces.
+
+    Those that will be set aside are among them, so that the others keep their numbers.
+    """
     pictures: list[_Picture] = []
     roots = set()
-    for member in members:
-        where, file = f"{path}, {member}", pathlib.PurePosixPath(member)
-        hidden = any(part.startswith(".") or part == "__MACOSX" for part in file.parts)
+    for member, count in collections.Counter(members).items():
+        file = pathlib.PurePosixPath(member)
         start = next((i for i, part in enumerate(file.parts) if part.lower() in _SPLITS), None)
-        if hidden or start is None or file.suffix.lower() not in _SUFFIXES:
+        if any(map(_hidden, file.parts)) or start is None or file.suffix.lower() not in _SUFFIXES:
             continue
-        if len(file.parts) != start + 3:
-            raise _error(where, "needs to lie in train/<emotion>/ or test/<emotion>/; move it")
-        folder = file.parts[-2]
+        problem = ""
+        folder = file.parts[-2] if start < len(file.parts) - 1 else ""
         label = _EMOTION_FOLDERS.get(folder.lower())
-        if label is None:
+        if len(file.parts) != start + 3:
+            problem = "needs to lie in train/<emotion>/ or test/<emotion>/; move it"
+        elif label is None:
             needed = ", ".join(EMOTIONS) + _nearest(folder, EMOTIONS)
-            raise _error(where, f"is in emotion folder {_quote(folder)}, needs one of {needed}")
+            problem = f"is in emotion folder {_quote(folder)}, needs one of {needed}"
+        elif count > 1:
+            problem = f"stands {count} times in the archive; keep one of them"
+        if problem and on_error == "stop":
+            raise _error(f"{path}, {member}", problem)
         roots.add("/".join(file.parts[:start]))
         match = _NUMBERED.match(file.name)
         usage, number = (USAGES.index(match[1]), int(match[2])) if match else (UNKNOWN_USAGE, 0)
         name = "/".join(file.parts[start:])
-        pictures.append(_Picture(usage, number, name, label, member))
+        label = -1 if label is None else label
+        pictures += [_Picture(usage, number, name, label, member, problem)] * count
     if not pictures:
         raise _error(
             path,
@@ -354,41 +445,79 @@ def _read_pictures(
     pictures: list[_Picture],
     load: Callable[[str], bytes],
     progress: Progress | None,
+    on_error: str,
 ) -> Faces:
     images = np.empty((len(pictures), IMAGE_SIZE, IMAGE_SIZE), np.uint8)
+    good: list[_Picture] = []
+    rejected: dict[int, Rejected] = {}
     for i, picture in enumerate(pictures):
-        images[i] = _decode(f"{path}, {picture.member}", load(picture.member))
+        try:
+            if picture.problem:
+                raise _BadPicture(picture.problem)
+            images[len(good)] = _decode(load(picture.member))
+            good.append(picture)
+        except _BadPicture as error:
+            if on_error == "stop":
+                raise _error(f"{path}, {picture.member}", str(error)) from error
+            _set_aside(path, rejected, i, picture.member, str(error))
         if progress:
             progress(i + 1, len(pictures))
-    return _faces(images, [p.label for p in pictures], [p.usage for p in pictures])
+    labels, usage = [p.label for p in good], [p.usage for p in good]
+    return _faces(path, images[: len(good)], labels, usage, rejected)
 
 
-def _decode(where: str, data: bytes) -> np.ndarray:
+def _decode(data: bytes) -> np.ndarray:
     """The grey levels, uint8 (48, 48), of a picture file."""
     if len(data) > _PICTURE_LIMIT:
-        raise _error(where, f"has over {_PICTURE_LIMIT} bytes, is not a 48x48 picture; remove it")
+        raise _BadPicture(f"has over {_PICTURE_LIMIT} bytes, is not a 48x48 picture; remove it")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the sizes Pillow warns of are refused below
             with Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "BMP")) as image:
                 if image.size != (IMAGE_SIZE, IMAGE_SIZE):
                     size = "x".join(map(str, image.size))
-                    raise _error(where, f"has {size} pixels, needs 48x48; use FER2013's original")
+                    raise _BadPicture(f"has {size} pixels, needs 48x48; use FER2013's original")
                 if image.mode != "L":
-                    raise _error(where, f"has mode {image.mode}, needs L; convert it to 8-bit grey")
+                    raise _BadPicture(f"has mode {image.mode}, needs L; convert it to 8-bit grey")
                 return np.asarray(image)
-    except InputError:
+    except _BadPicture:
         raise
     except Exception as error:  # Pillow raises a dozen types for damaged bytes
-        raise _error(where, f"is not an intact PNG, JPEG or BMP picture; {_AGAIN}") from error
+        raise _BadPicture(f"is not an intact PNG, JPEG or BMP picture; {_AGAIN}") from error
 
 
 # --- Both ----------------------------------------------------------------------------------------
 
 
-def _faces(images: np.ndarray, labels: list[int], usage: list[int]) -> Faces:
-    rows = np.arange(len(labels), dtype=np.int64)
-    return Faces(images, np.array(labels, np.int32), np.array(usage, np.int8), rows)
+def _faces(
+    path: pathlib.Path,
+    images: np.ndarray,
+    labels: list[int],
+    usage: list[int],
+    rejected: dict[int, Rejected],
+) -> Faces:
+    if not labels:
+        first = next(iter(rejected.values()))
+        raise _error(
+            f"{path}, {first.place}",
+            f"{first.reason} (and none of the {len(rejected)} rows or pictures is good)",
+        )
+    rows = np.delete(np.arange(len(labels) + len(rejected), dtype=np.int64), [*rejected])
+    return Faces(
+        images,
+        np.array(labels, np.int32),
+        np.array(usage, np.int8),
+        rows,
+        rejected=tuple(rejected.values()),
+    )
+
+
+def _set_aside(
+    path: pathlib.Path, rejected: dict[int, Rejected], row: int, place: str, reason: str
+) -> None:
+    if len(rejected) == _REJECTED_LIMIT:
+        raise _error(path, f"has over {_REJECTED_LIMIT} bad rows, is not FER2013. {_FORMS}")
+    rejected[row] = Rejected(printable(place), printable(reason))
 
 
 def _check(path: pathlib.Path) -> None:
@@ -415,13 +544,7 @@ def _os_errors(path: pathlib.Path) -> Iterator[None]:
 
 
 def _error(where: object, problem: str) -> InputError:
-    # File names and damaged bytes may hold line ends and worse.
-    return InputError(
-        "".join(
-            c if c.isprintable() else c.encode("unicode_escape").decode()
-            for c in f"{where}: {problem}"
-        )
-    )
+    return InputError(f"{where}: {problem}")
 
 
 def _quote(text: str | bytes) -> str:

@@ -34,6 +34,7 @@ import numpy as np
 
 from fermm.data.faces import EMOTIONS, IMAGE_SIZE, POINTS
 from fermm.errors import InputError
+from fermm.paths import expand
 
 PARTS = {
     "jaw": slice(0, 17),
@@ -57,6 +58,7 @@ _CHUNK = 256  # images between two calls of `progress`, a fifth of a second's wo
 _MIN_PER_WORKER = 1000  # a process takes about a second to start and load its predictor
 _CELL = re.compile(r"\s*-?[0-9]{1,6}\.-?[0-9]{1,6}(?:\s+-?[0-9]{1,6}\.-?[0-9]{1,6})*\s*")
 _LABELS = {str(label): label for label in range(len(EMOTIONS))}
+_LINE_LIMIT = 1 << 16  # characters; a row has at most 1.1 kB, a file without line ends any number
 _LIMIT = 10**6  # of a coordinate in the CSV; float32 holds all integers up to 2**24
 
 
@@ -124,7 +126,7 @@ def find_predictor(path: str | os.PathLike[str] | None = None) -> pathlib.Path:
         InputError: there is none.
     """
     if path is not None:
-        found = pathlib.Path(path).expanduser()
+        found = expand(path)
         if not found.is_file():
             raise InputError(
                 f"{found}: no such file: give the path of {PREDICTOR_FILE} in "
@@ -184,8 +186,8 @@ def _load(path: str) -> Any:
     try:
         predictor = dlib.shape_predictor(path)
         points = predictor(blank, dlib.rectangle(0, 0, IMAGE_SIZE, IMAGE_SIZE)).num_parts
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, MemoryError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{path}: not a dlib shape predictor ({reason}): download {PREDICTOR_FILE} again"
         ) from error
@@ -263,25 +265,15 @@ def write_csv(path: str | os.PathLike[str], landmarks: np.ndarray, labels: np.nd
             f"{path}: row {row}: label {labels[row]} is not in 0 to {len(EMOTIONS) - 1}: "
             "labels index EMOTIONS"
         )
-    path = pathlib.Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            with aside.open("w", encoding="ascii", newline="") as file:
-                file.write(",".join([*PARTS, "emotion"]) + "\n")
-                for face, label in zip(
-                    landmarks.astype(int).tolist(), labels.tolist(), strict=True
-                ):
-                    points = [f"{x}.{y}" for x, y in face]
-                    cells = [" ".join(points[part]) for part in PARTS.values()]
-                    file.write(",".join(cells) + f",{label}\n")
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}): choose another place"
-        ) from error
+    with (
+        whole(pathlib.Path(path), "choose another place") as aside,
+        aside.open("w", encoding="ascii", newline="") as file,
+    ):
+        file.write(",".join([*PARTS, "emotion"]) + "\n")
+        for face, label in zip(landmarks.astype(int).tolist(), labels.tolist(), strict=True):
+            points = [f"{x}.{y}" for x, y in face]
+            cells = [" ".join(points[part]) for part in PARTS.values()]
+            file.write(",".join(cells) + f",{label}\n")
 
 
 def read_csv(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -300,12 +292,11 @@ def read_csv(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     landmarks, labels = [], []
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            where = _columns(path, next(reader, []))
-            for row in reader:
-                if row:
-                    here = f"{path}, line {reader.line_num}"
-                    face, label = _parse(here, row, where)
+            where = _columns(path, _cells(path, 1, file.readline(_LINE_LIMIT)))
+            lines = iter(lambda: file.readline(_LINE_LIMIT), "")
+            for number, line in enumerate(lines, start=2):
+                if row := _cells(path, number, line):
+                    face, label = _parse(f"{path}, line {number}", row, where)
                     landmarks.append(face)
                     labels.append(label)
     except OSError as error:
@@ -319,6 +310,15 @@ def read_csv(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     if not labels:
         raise InputError(f"{path}: no rows below the header: give the paper's landmark CSV")
     return np.stack(landmarks), np.array(labels, np.int32)
+
+
+def _cells(path: str | os.PathLike[str], number: int, line: str) -> list[str]:
+    """The cells of a line. Each line is a row: no quotes of this format protect a line end."""
+    if len(line) == _LINE_LIMIT:
+        raise InputError(
+            f"{path}, line {number}: has {_LINE_LIMIT} characters or more: was the file damaged?"
+        )
+    return next(csv.reader([line]), [])
 
 
 def _columns(path: str | os.PathLike[str], header: list[str]) -> dict[str, int]:

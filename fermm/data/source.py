@@ -1,15 +1,19 @@
 """From a config to the faces of a run: which, in which split, with which class weights."""
 
+import csv
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fermm.data import dataset, splits, synthetic
-from fermm.data.faces import UNKNOWN_USAGE, Faces
+from fermm.data.faces import UNKNOWN_USAGE, Faces, Rejected
 from fermm.errors import InputError
+from fermm.paths import whole
 
+REJECTED = "rejected.csv"
 FER2013_FACES = 35_887
 SOURCES = ("fer2013", "synthetic")
 CLASS_WEIGHTS = ("pooled", "train", "none")
@@ -51,7 +55,11 @@ def load(config: Mapping[str, Any]) -> Source:
             )
         path, method, predictor = config["path"], config["landmarks"], config["predictor"] or None
         faces = dataset.prepare(
-            path, cache_dir=config["cache_dir"], landmarks=method, predictor=predictor
+            path,
+            cache_dir=config["cache_dir"],
+            landmarks=method,
+            predictor=predictor,
+            on_error=config["on_error"],
         )
         title = "FER2013"
     elif source == "synthetic":
@@ -74,6 +82,29 @@ def load(config: Mapping[str, Any]) -> Source:
     }
     note = _note(faces) if (source, config["split"]) == ("fer2013", "paper") else ""
     return Source(faces, parts, _class_weights(config, faces, parts), title, note, identity)
+
+
+def write_rejected(workdir: Path, origin: str, faces: Faces) -> None:
+    """Writes `rejected.csv`, a row for each that was set aside, and says how many there are.
+
+    Args:
+        workdir: the run directory.
+        origin: the path of the source.
+        faces: what was read from it.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    file = workdir / REJECTED
+    with (
+        whole(file) as aside,
+        open(aside, "w", newline="", encoding="utf-8", errors="backslashreplace") as opened,
+    ):
+        writer = csv.writer(opened, lineterminator="\n")
+        writer.writerow(["source", *Rejected._fields])
+        writer.writerows([origin, *rejected] for rejected in faces.rejected)
+    count = len(faces.rejected)
+    print(f"{count} of {len(faces) + count} rows set aside, see {file}", flush=True)
 
 
 def _note(faces: Faces) -> str:

@@ -19,7 +19,9 @@ class Fer2013Landmarks(tfds.core.GeneratorBasedBuilder):
     An example is a dict: `image` uint8 (48, 48), `landmarks` float32 (68, 2) in pixels, `label`
     an index into EMOTIONS, `usage` an index into USAGES or -1, `row` the 0-based row of the source.
 
-    `fermm.data.dataset.prepare` builds it; its config names the source and the landmarks.
+    `fermm.data.dataset.prepare` builds it; its config names the source and the landmarks. Where
+    rows of the source were set aside, `info.metadata` has `rows`, how many there were, and
+    `rejected`, a pair of place and reason for each.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -41,6 +43,11 @@ class Fer2013Landmarks(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         tensor = tfds.features.Tensor
+        metadata = None
+        if self._faces is not None and self._faces.rejected:
+            rejected = self._faces.rejected
+            rows = len(self._faces) + len(rejected)
+            metadata = tfds.core.MetadataDict(rows=rows, rejected=rejected)
         return tfds.core.DatasetInfo(
             builder=self,
             description="FER2013 faces with the 68 landmarks of each.",
@@ -57,6 +64,7 @@ class Fer2013Landmarks(tfds.core.GeneratorBasedBuilder):
                     "row": tensor(shape=(), dtype=np.int64),
                 }
             ),
+            metadata=metadata,
             disable_shuffling=True,  # the order of the source is part of the data
         )
 

@@ -15,6 +15,7 @@ from fermm.evaluate.metrics import Predictions, confusion_matrix
 from fermm.evaluate.run import Run
 from fermm.evaluate.table import title
 from fermm.models.fusion import MODALITIES
+from fermm.paths import whole
 
 History = Sequence[Mapping[str, float]]
 
@@ -412,10 +413,13 @@ def accuracies_of_runs(
 
 
 def save(figure: Figure, stem: Path) -> None:
-    """Writes `<stem>.svg` and `<stem>.png`; aside, then renamed."""
+    """Writes `<stem>.svg` and `<stem>.png`; aside, then renamed.
+
+    Raises:
+        InputError: they cannot be written.
+    """
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # else it would be laid out again for each file
     for suffix in (".svg", ".png"):
-        aside = stem.with_name(f"{stem.name}.tmp{suffix}")
-        figure.savefig(aside, dpi=200)
-        aside.replace(stem.with_suffix(suffix))
+        with whole(stem.with_suffix(suffix)) as aside:
+            figure.savefig(aside, dpi=200, format=suffix.removeprefix("."))

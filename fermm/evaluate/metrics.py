@@ -3,15 +3,19 @@
 Each mean over faces is also available face by face, as `statistics.estimate` wants it.
 """
 
-import os
-from collections.abc import Callable
+import contextlib
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from fermm.data.faces import EMOTIONS
+from fermm.errors import InputError
+from fermm.paths import whole
 
+ANEW = "delete it and run again: the run writes it anew"
 CLASSES = len(EMOTIONS)
 BINS = 15  # of confidence, equally wide, as in Guo et al., 2017
 
@@ -55,17 +59,84 @@ def save_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def load_predictions(path: Path) -> Predictions:
-    """The inverse of `save_predictions`."""
-    with np.load(path, allow_pickle=False) as data:
-        return Predictions(data["row"], data["label"], data["probabilities"])
+    """The inverse of `save_predictions`.
+
+    Raises:
+        InputError: the file is damaged.
+        FileNotFoundError: there is none.
+    """
+    with refuse_damage(path):
+        arrays = load_arrays(path)
+        rows, labels = take_faces(arrays, len(arrays["row"]))
+        probabilities = take(arrays, "probabilities", "f", (len(rows), CLASSES))
+        if not ((probabilities >= 0) & (probabilities <= 1.001)).all():
+            raise ValueError("probabilities are not from 0 to 1")
+        return Predictions(rows, labels, probabilities)
 
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Writes an `.npz`; aside, then renamed."""
-    aside = path.with_name(path.name + ".tmp")
-    with open(aside, "wb") as file:
+    with whole(path) as aside, open(aside, "wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-    os.replace(aside, path)
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads what `save_arrays` wrote; within `refuse_damage`, since anything may be raised."""
+    # Not compressed, it cannot become larger than the file; not pickled, it cannot run code.
+    with zipfile.ZipFile(path) as archive:
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise ValueError("compressed, which fermm's are not")
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file}
+
+
+def take(
+    arrays: Mapping[str, np.ndarray], name: str, kind: str, shape: tuple[int, ...]
+) -> np.ndarray:
+    """The array `name`.
+
+    Raises:
+        ValueError: there is none, or its dtype is not of this kind, or it has another shape.
+    """
+    found = arrays.get(name)
+    if not isinstance(found, np.ndarray):
+        raise ValueError(f"{name} is missing")
+    if found.dtype.kind != kind or found.shape != shape:
+        raise ValueError(f"{name} is {found.dtype} {found.shape}, needs {kind} {shape}")
+    return found
+
+
+def take_classes(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """`take` for classes, which are 0 to 6."""
+    found = take(arrays, name, "i", shape)
+    if not ((found >= 0) & (found < CLASSES)).all():
+        raise ValueError(f"{name} is not from 0 to {CLASSES - 1}")
+    return found
+
+
+def take_faces(arrays: Mapping[str, np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """`row` and `label`, of `count` faces, no row twice."""
+    rows = take(arrays, "row", "i", (count,))
+    if not count or len(np.unique(rows)) < count:
+        raise ValueError("row is empty, or has one twice")
+    return rows, take_classes(arrays, "label", (count,))
+
+
+@contextlib.contextmanager
+def refuse_damage(file: Path, remedy: str = ANEW) -> Iterator[None]:
+    """For reading a file of a run directory: what is raised becomes an `InputError`.
+
+    Raises:
+        InputError: whatever was raised, except that there is no such file.
+    """
+    try:
+        yield
+    except (InputError, FileNotFoundError):
+        raise
+    # numpy, zipfile, csv and json have a dozen types for damaged bytes.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{file}: damaged ({reason[:200]}); {remedy}") from error
 
 
 class Metric(NamedTuple):

@@ -4,9 +4,8 @@ Neither the faces nor any further training are needed for it.
 """
 
 import errno
+import functools
 import json
-import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +16,35 @@ from fermm.data import splits
 from fermm.errors import InputError
 from fermm.evaluate import metrics
 from fermm.evaluate.metrics import Predictions
+from fermm.models.fusion import MODALITIES
+from fermm.paths import whole
 from fermm.train import checkpoint, loop
 
 SAMPLES = "samples.npz"
 METRICS = "metrics.json"
 REPORT = "report.html"
+
+# What evaluation reads of each file, and its types; a list has entries of the given one.
+_CONFIG: dict[str, Any] = {
+    "networks": [str],
+    "seeds": [int],
+    "evaluate": {"splits": [str]},
+    "data": {"source": str, "landmarks": str, "split": str, "split_seed": int},
+}
+_DATA: dict[str, Any] = {
+    "title": str,
+    "note": str,
+    "identity": {"faces": str, "landmarks": str, "split": str, "split_seed": int, "sizes": {}},
+}
+_META: dict[str, Any] = {
+    "parameters": int,
+    "spec": {"arguments": {}},
+    "trained": object,
+    "inputs": [str],
+    "versions": {"fermm": str, "jax": str, "flax": str},
+    "machine": {"devices": str, "cores": object},
+}
+_LOST = "put it back from a copy, or choose another --workdir"
 
 
 class Samples(NamedTuple):
@@ -170,39 +193,61 @@ def save_modalities(path: Path, modalities: Modalities) -> None:
 
 
 def load_modalities(path: Path) -> Modalities:
-    """The inverse of `save_modalities`."""
-    with np.load(path, allow_pickle=False) as data:
-        ends = {
-            end: {name.removesuffix(end): data[name] for name in data if name.endswith(end)}
-            for end in ("_alone", "_shuffled")
-        }
+    """The inverse of `save_modalities`.
+
+    Raises:
+        InputError: the file is damaged.
+        FileNotFoundError: there is none.
+    """
+    with metrics.refuse_damage(path):
+        arrays = metrics.load_arrays(path)
+        rows, labels = metrics.take_faces(arrays, len(arrays["row"]))
+        count, times = len(rows), len(arrays[f"{MODALITIES[0]}_shuffled"])
+        classes = functools.partial(metrics.take_classes, arrays)
         return Modalities(
-            data["row"], data["label"], data["decision"], ends["_alone"], ends["_shuffled"]
+            rows,
+            labels,
+            classes("decision", (count,)),
+            {name: classes(f"{name}_alone", (count,)) for name in MODALITIES},
+            {name: classes(f"{name}_shuffled", (times, count)) for name in MODALITIES},
         )
 
 
-def is_readable(path: Path) -> bool:
-    """Whether an `.npz` has all that was written into it."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return all(file[name] is not None for name in file)  # which looks at its checksum
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        return False
+def load_samples(path: Path) -> Samples:
+    """The inverse of `save_samples`, for the file itself.
+
+    Raises:
+        InputError: the file is damaged.
+        FileNotFoundError: there is none.
+    """
+    with metrics.refuse_damage(path):
+        arrays = metrics.load_arrays(path)
+        rows, labels = metrics.take_faces(arrays, len(arrays["row"]))
+        where = metrics.take(arrays, "split", "i", (len(rows),))
+        if not ((where >= 0) & (where < len(splits.NAMES))).all():
+            raise ValueError(f"split is not from 0 to {len(splits.NAMES) - 1}")
+        weights = metrics.take(arrays, "class_weights", "f", (metrics.CLASSES,))
+        if not np.isfinite(weights).all():
+            raise ValueError("class_weights are not finite")
+        copied = metrics.take(arrays, "copied", "b", (len(rows),))
+        return Samples(rows, labels, where, copied, weights)
 
 
 def load(directory: Path) -> Run:
     """Reads a run directory.
 
     Raises:
-        InputError: it is none, or the run was not finished.
+        InputError: it is none, the run was not finished, or a file in it is damaged.
     """
-    config, data = (_read_json(directory / name) for name in ("config.json", "data.json"))
+    config = _read_json(directory / "config.json", _CONFIG, _LOST)
+    data = _read_json(directory / "data.json", _DATA, metrics.ANEW)
     missing = f"the run is not finished: start it again with --workdir {directory}"
     try:
-        with np.load(directory / SAMPLES, allow_pickle=False) as file:
-            samples = Samples(*(file[k] for k in file))
+        samples = load_samples(directory / SAMPLES)
         networks = {
-            name: [_load_trained(directory / name, config, seed) for seed in config["seeds"]]
+            name: [
+                _load_trained(directory / name, config, seed, samples) for seed in config["seeds"]
+            ]
             for name in config["networks"]
         }
     except FileNotFoundError as error:
@@ -243,32 +288,84 @@ def write_metrics(run: Run) -> dict[str, Any]:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file; aside, then renamed."""
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    with whole(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
-def _load_trained(directory: Path, config: Mapping[str, Any], seed: int) -> Trained:
+def _load_trained(
+    directory: Path, config: Mapping[str, Any], seed: int, samples: Samples
+) -> Trained:
     directory = directory / f"seed_{seed}"
     names = config["evaluate"]["splits"]
     modalities = modalities_file(directory, names[-1])
     if not checkpoint.epochs(directory / "checkpoints"):
         raise FileNotFoundError(errno.ENOENT, "no checkpoint", str(directory / "checkpoints"))
-    return Trained(
-        seed,
-        checkpoint.read_meta(checkpoint.locate(directory / "checkpoints")),
-        loop.read_history(directory / "history.csv"),
-        {name: metrics.load_predictions(predictions_file(directory, name)) for name in names},
-        load_modalities(modalities) if modalities.is_file() else None,
-    )
+    where = checkpoint.locate(directory / "checkpoints")
+    with metrics.refuse_damage(where, "delete this epoch and run again: it is trained again"):
+        meta = checkpoint.read_meta(where)
+        _check_fields(meta, _META)
+    file = directory / "history.csv"
+    with metrics.refuse_damage(file):
+        history = loop.read_history(file)
+        if not history or any(set(row) != set(loop.HISTORY_COLUMNS) for row in history):
+            raise ValueError(f"needs the columns {', '.join(loop.HISTORY_COLUMNS)} and a row")
+    predictions = {}
+    for name in names:
+        file = predictions_file(directory, name)
+        predictions[name] = metrics.load_predictions(file)
+        _check_same_faces(file, predictions[name], samples.of(name))
+    shuffled = load_modalities(modalities) if modalities.is_file() else None
+    if shuffled is not None:
+        _check_same_faces(modalities, shuffled, samples.of(names[-1]))
+    return Trained(seed, meta, history, predictions, shuffled)
 
 
-def _read_json(file: Path) -> Any:
+def _check_same_faces(file: Path, of: Predictions | Modalities, samples: Samples) -> None:
+    for a, b in zip(*(sorted_faces(x.rows, x.labels) for x in (of, samples)), strict=True):
+        if not np.array_equal(a, b):
+            raise InputError(
+                f"{file}: of other faces than {SAMPLES} says, one of the two is damaged; delete "
+                "both and run again: the run writes them anew"
+            )
+
+
+def sorted_faces(rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows in ascending order, and their labels."""
+    order = np.argsort(rows)
+    return rows[order], labels[order]
+
+
+def _read_json(file: Path, fields: Mapping[str, Any], remedy: str) -> Any:
     try:
-        return json.loads(file.read_text())
+        value = json.loads(file.read_text())
     except FileNotFoundError:
         raise InputError(
             f"{file.parent}: not the directory of a run: {file.name} is missing"
         ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read as JSON ({error})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file}: cannot be read as JSON ({error}); {remedy}") from None
+    with metrics.refuse_damage(file, remedy):
+        _check_fields(value, fields)
+    return value
+
+
+def _check_fields(value: Any, fields: Mapping[str, Any], where: str = "") -> None:
+    """That `value` has the fields that evaluation reads, of their types.
+
+    Raises:
+        ValueError: it does not.
+    """
+    for name, kind in fields.items():
+        path = f"{where}{name}"
+        if not isinstance(value, dict) or name not in value:
+            raise ValueError(f"{path} is missing")
+        found = value[name]
+        if isinstance(kind, dict):
+            _check_fields(found, kind, f"{path}.")
+        elif isinstance(kind, list):
+            if not isinstance(found, list) or not found:
+                raise ValueError(f"{path} is no list, or empty")
+            if not all(isinstance(x, kind[0]) for x in found):
+                raise ValueError(f"{path} has an entry that is no {kind[0].__name__}")
+        elif not isinstance(found, kind):
+            raise ValueError(f"{path} is no {kind.__name__}")

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import math
-import os
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from flax import serialization
 
 from fermm.data import batches
 from fermm.errors import InputError
+from fermm.paths import whole
 from fermm.train import checkpoint, devices, optimizer, partition, progress, steps
 from fermm.train.checkpoint import Position
 from fermm.train.events import Events
@@ -430,12 +430,10 @@ def figures(outputs: Any, data: steps.Data) -> tuple[float, float]:
 
 def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
     """Writes the rows as CSV with the header HISTORY_COLUMNS; aside, then renamed."""
-    aside = path.with_name(path.name + ".tmp")
-    with open(aside, "w", newline="") as file:
+    with whole(path) as aside, open(aside, "w", newline="") as file:
         writer = csv.DictWriter(file, HISTORY_COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
-    os.replace(aside, path)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:

@@ -1,0 +1,48 @@
+"""Paths as users write them, and files that are there as a whole or not at all."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from fermm.errors import InputError
+
+
+def expand(path: str | os.PathLike[str]) -> Path:
+    """`path` with `~` or `~user` at its beginning replaced by the home directory.
+
+    Raises:
+        InputError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise InputError(f"{path}: no such user; write the path out") from None
+
+
+@contextlib.contextmanager
+def whole(
+    path: Path, remedy: str = "make room or see to the rights, and run the same command again"
+) -> Iterator[Path]:
+    """What is written to the path that this gives becomes the file `path` when the context ends.
+
+    Until then `path` is what it was; if anything is raised it stays so, and nothing else is left.
+
+    Args:
+        path: the file, in a directory that exists.
+        remedy: what to do about a failure, for the message.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    aside = path.with_name(f"{path.name}.tmp")
+    try:
+        try:
+            yield aside
+            os.replace(aside, path)
+        finally:
+            with contextlib.suppress(OSError):
+                aside.unlink()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{path}: cannot be written ({reason}); {remedy}") from error
