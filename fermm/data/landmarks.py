@@ -34,7 +34,7 @@ import numpy as np
 
 from fermm.data.faces import EMOTIONS, IMAGE_SIZE, POINTS
 from fermm.errors import InputError
-from fermm.paths import expand
+from fermm.paths import expand, whole
 
 PARTS = {
     "jaw": slice(0, 17),
@@ -237,11 +237,11 @@ def write_csv(path: str | os.PathLike[str], landmarks: np.ndarray, labels: np.nd
 
     Args:
         path: The file, replaced if it exists.
-        landmarks: (N, 68, 2), x and y in pixels: whole numbers, for the format holds no others.
+        landmarks: (N, 68, 2), x and y in pixels: rounded numbers, for the format holds no others.
         labels: int (N,), index into EMOTIONS.
 
     Raises:
-        InputError: wrong shapes, coordinates that are not whole, labels out of range, or `path`
+        InputError: wrong shapes, coordinates that are not rounded, labels out of range, or `path`
             cannot be written.
     """
     landmarks, labels = np.asarray(landmarks), np.asarray(labels)
@@ -250,9 +250,9 @@ def write_csv(path: str | os.PathLike[str], landmarks: np.ndarray, labels: np.nd
             f"{path}: landmarks of shape {landmarks.shape} and labels of shape {labels.shape} are "
             f"not (N, {POINTS}, 2) and (N,): check what is written"
         )
-    whole = (np.abs(landmarks) < _LIMIT) & (landmarks == np.rint(landmarks))
-    if not whole.all():
-        row, point, axis = np.argwhere(~whole)[0]
+    rounded = (np.abs(landmarks) < _LIMIT) & (landmarks == np.rint(landmarks))
+    if not rounded.all():
+        row, point, axis = np.argwhere(~rounded)[0]
         raise InputError(
             f"{path}: row {row}, point {point}: {'xy'[axis]} = {landmarks[row, point, axis]} is "
             "not a whole number below a million, and the paper's format holds no others: round "
