@@ -7,9 +7,9 @@ import pathlib
 import nbclient
 import nbformat
 import pytest
-from test_training import small_config
 
 from fermm import experiment
+from trainings import small_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
