@@ -126,7 +126,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except flags.Error as error:
         if "Error whilst parsing config file" in str(error):
             raise  # a bug in the config file, which its author wants to see
-        _fail(str(error))
+        _fail(_short(error))
     except OSError as error:
         _fail(f"--config: {str(error.__cause__ or error).splitlines()[-1].strip()}")
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
@@ -139,13 +139,19 @@ def _parse_flags(argv: list[str]) -> list[str]:
         if "ml_collections" not in where.parts and where.name != "ast.py":
             raise
         _fail(
-            f"--config: an override cannot be read ({error}); fields are set as "
+            f"--config: an override cannot be read ({_short(error)}); fields are set as "
             "--config.FIELD=VALUE, see --help"
         )
     if wants_help:
         _print_help()
         sys.exit(0)
     return rest
+
+
+def _short(error: Exception) -> str:
+    """What is wrong with an override, without Python's own words for it."""
+    text = re.split(r": (?:Syntax|Value)Error\(", str(error))[0]
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _explain_unknown_field(argv: list[str], error: str) -> str:

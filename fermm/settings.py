@@ -228,7 +228,8 @@ def _check_network(where: str, section: Mapping[str, Any]) -> None:
     for field, value in schedule.items():
         _need(f"{where}.schedule.{field}", value, _SCHEDULE_KINDS[field])
     for epoch in schedule.get("epochs", ()):
-        _need(f"{where}.schedule.epochs: {_short(epoch)}", epoch, "a whole number")
+        good = _KINDS["a whole number"](epoch)
+        _require(good, f"{where}.schedule.epochs: {_short(epoch)} is not a whole number")
     _choice(f"{where}.schedule.kind", schedule["kind"], SCHEDULES)
     for field in sorted(_SCHEDULE_FIELDS[schedule["kind"]] - schedule.keys()):
         raise InputError(
@@ -257,7 +258,10 @@ def _need(field: str, value: Any, kind: str) -> None:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
@@ -285,11 +289,12 @@ def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
         for path, there, now in _differences(
             _read_json(file, _LOST), json.loads(json.dumps(config))
         ):
-            new_section = there is None and "." not in path  # of a network added since
+            # Of a network added since.
+            new_section = there is None and isinstance(now, dict) and "epochs" in now
             if not new_section and not path.startswith(_MAY_DIFFER):
                 raise InputError(
-                    f"{workdir}: a run with another config: config.{path} is {there} there and "
-                    f"{now} now; choose another --workdir, or the same config"
+                    f"{workdir}: a run with another config: config.{path} is {_cut(str(there))} "
+                    f"there and {_cut(str(now))} now; choose another --workdir, or the same config"
                 )
     elif workdir.exists() and (
         not workdir.is_dir() or any(path.name != LOCK for path in workdir.iterdir())
@@ -373,7 +378,8 @@ def _read_json(file: Path, remedy: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValueError(f"{type(value).__name__}, needs an object")
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file}: cannot be read as JSON ({error}); {remedy}") from None
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        raise InputError(f"{file}: cannot be read as JSON ({reason}); {remedy}") from None
     return value
 
 

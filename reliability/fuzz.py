@@ -291,13 +291,25 @@ def _spoil_arguments(rng: random.Random, where: Path) -> None:
 
 
 def _read_arguments(where: Path) -> None:
+    from fermm import settings
+
+    config = parse(json.loads((where / "arguments.json").read_text()))
+    if config is not None:
+        settings.check(config)
+
+
+def parse(arguments: list[str]) -> dict[str, Any] | None:
+    """What launch.py makes of its arguments, in this process: the config, or None for --help.
+
+    Raises:
+        InputError: it refuses them; with what it prints.
+    """
     from absl import flags
     from ml_collections import config_flags
 
     import launch
-    from fermm import settings
 
-    argv = ["launch.py", *json.loads((where / "arguments.json").read_text())]
+    argv = ["launch.py", *arguments]
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file(
         "config", None, "The experiment.", lock_config=True, flag_values=values
@@ -314,12 +326,12 @@ def _read_arguments(where: Path) -> None:
         try:
             launch._parse_flags(list(argv))
         except SystemExit as end:
-            if end.code == 0:  # of --help
-                return
+            if end.code == 0:
+                return None
             text = err.getvalue()
             assert text.startswith("launch.py: "), text
             raise InputError(text.removeprefix("launch.py: ").removesuffix("\n")) from None
-    settings.check(config.value.to_dict())
+    return config.value.to_dict()
 
 
 def _spoil_tree(rng: random.Random, where: Path) -> None:

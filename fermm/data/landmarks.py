@@ -303,7 +303,9 @@ def read_csv(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}): check the path of the landmark CSV"
         ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
+    except InputError:
+        raise
+    except (ValueError, csv.Error) as error:  # not UTF-8, or a NUL in the path
         raise InputError(
             f"{path}: not a CSV text file ({error}): give the paper's landmark CSV"
         ) from error

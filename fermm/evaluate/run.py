@@ -343,7 +343,8 @@ def _read_json(file: Path, fields: Mapping[str, Any], remedy: str) -> Any:
             f"{file.parent}: not the directory of a run: {file.name} is missing"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file}: cannot be read as JSON ({error}); {remedy}") from None
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        raise InputError(f"{file}: cannot be read as JSON ({reason}); {remedy}") from None
     with metrics.refuse_damage(file, remedy):
         _check_fields(value, fields)
     return value
