@@ -10,7 +10,7 @@ minute or two. Called again with the same --workdir, it goes on after its last c
 
 Flags:
   --config FILE            the experiment: a Python file with get_config(). It is run, so use only
-                           files that you trust; nothing else that fermm reads can run code.
+                           files that you trust; no other file that it is given can.
   --config.FIELD=VALUE     instead of the field's value in the file; tuples as "(0, 1)"
   --workdir DIRECTORY      where the run leaves its results; without it, runs/ and the config's name
   --coordinator HOST:PORT, --processes COUNT, --process INDEX
