@@ -21,15 +21,14 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from fermm.data import fer2013
+from fermm.data import fer2013, stream
 from fermm.data import landmarks as landmarks_lib
-from fermm.data.faces import IMAGE_SIZE, POINTS, Faces
+from fermm.data.faces import Faces
 from fermm.errors import InputError
 
 Report = Callable[[str, int, int], None]
 """Called with the stage ("reading", "landmarks", "writing"), what of it is done, and its total."""
 
-_BATCH = 4096  # examples decoded at a time, so that few Python objects live at once
 _STALE = 3600  # seconds; TFDS writes for a few, so an older unfinished directory is abandoned
 
 
@@ -60,6 +59,7 @@ def prepare(
     predictor: str | os.PathLike[str] | None = None,
     workers: int | None = None,
     report: Report | None = None,
+    streaming: bool = False,
 ) -> Faces:
     """The faces of a FER2013 source with their landmarks, prepared once and then read.
 
@@ -72,6 +72,8 @@ def prepare(
         workers: Processes that extract landmarks; None is one for each CPU.
         report: Told of progress; None shows a bar on stderr, or a line for each stage where
             stderr is no terminal. Not called if the data set is there already.
+        streaming: Leave images and landmarks on disk, as `fermm.data.stream.open_faces` does. The
+            first time they are held in memory all the same, until they are written.
 
     Returns:
         The faces in the order of the source, with landmarks float32 (N, 68, 2).
@@ -86,8 +88,9 @@ def prepare(
     root = pathlib.Path(cache_dir).expanduser()
     builder = tfds_builder.Fer2013Landmarks
     directory = root / builder.name / identity / str(builder.VERSION)
+    open_ = stream.open_faces if streaming else read
     if directory.is_dir():
-        return read(directory)
+        return open_(directory)
 
     # What can fail cheaply fails before the minute's work, not after it.
     _check_writable(root)
@@ -113,7 +116,7 @@ def prepare(
         tell("writing", 0, len(faces))
         _write(faces, root, directory, identity)
         tell("writing", len(faces), len(faces))
-    return faces
+    return open_(directory) if streaming else faces
 
 
 def read(directory: str | os.PathLike[str]) -> Faces:
@@ -128,32 +131,8 @@ def read(directory: str | os.PathLike[str]) -> Faces:
     Raises:
         InputError: the data set is damaged: a file is missing, cut short or altered.
     """
-    import tensorflow_datasets as tfds
-
-    from fermm.data import tfds_builder
-
-    try:
-        source = tfds.builder_from_directory(directory).as_data_source(tfds_builder.SPLIT)
-        total = len(source)
-        columns: dict[str, np.ndarray] = {
-            "image": np.empty((total, IMAGE_SIZE, IMAGE_SIZE), np.uint8),
-            "label": np.empty(total, np.int32),
-            "usage": np.empty(total, np.int8),
-            "row": np.empty(total, np.int64),
-            "landmarks": np.empty((total, POINTS, 2), np.float32),
-        }
-        for start in range(0, total, _BATCH):
-            stop = min(start + _BATCH, total)
-            examples = source.__getitems__(range(start, stop))
-            for name, column in columns.items():
-                column[start:stop] = [example[name] for example in examples]
-    # TFDS, array_record and protobuf have no exception in common. Every byte that matters is
-    # under a checksum of the array_record format, so that damage does raise one.
-    except Exception as error:
-        raise InputError(
-            f"the prepared data set in {directory} is damaged ({_first_line(error)}): "
-            "delete that directory and run again"
-        ) from error
+    with contextlib.closing(stream.Records(directory)) as records:
+        columns = records.read(tuple(stream.FIELDS), np.arange(len(records)))
     return Faces(
         columns["image"], columns["label"], columns["usage"], columns["row"], columns["landmarks"]
     )

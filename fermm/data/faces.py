@@ -25,6 +25,9 @@ class Faces:
         usage: int8 (N,), index into USAGES, or UNKNOWN_USAGE where the source does not tell.
         rows: int64 (N,), 0-based position of the face in its source (a CSV's first data row is 0).
         landmarks: float32 (N, 68, 2), x and y in pixels of the 48x48 frame, or None.
+
+    Where data is streamed, `images` and `landmarks` are a `fermm.data.stream.Column`, of which rows
+    are taken as of an array.
     """
 
     images: np.ndarray

@@ -24,14 +24,13 @@ import multiprocessing
 import os
 import pathlib
 import re
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
 
+from fermm.data import processes
 from fermm.data.faces import EMOTIONS, IMAGE_SIZE, POINTS
 from fermm.errors import InputError
 
@@ -204,26 +203,12 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterator[np.ndarray]]]:
         workers,
         # Forking a process that runs JAX can hang.
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
+        initializer=processes.start_worker,
     )
     try:
         yield pool.map
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    # Ctrl-C reaches every process of the terminal: the parent answers it, by ending the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # A parent that is killed cannot do that, and its workers would wait for their next chunk.
-    threading.Thread(target=_follow_parent, daemon=True).start()
-
-
-def _follow_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def write_csv(path: str | os.PathLike[str], landmarks: np.ndarray, labels: np.ndarray) -> None:

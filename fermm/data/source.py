@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fermm.data import dataset, splits, synthetic
+from fermm.data import dataset, splits, stream, synthetic
 from fermm.data.faces import UNKNOWN_USAGE, Faces
 from fermm.errors import InputError
 
@@ -51,7 +51,11 @@ def load(config: Mapping[str, Any]) -> Source:
             )
         path, method, predictor = config["path"], config["landmarks"], config["predictor"] or None
         faces = dataset.prepare(
-            path, cache_dir=config["cache_dir"], landmarks=method, predictor=predictor
+            path,
+            cache_dir=config["cache_dir"],
+            landmarks=method,
+            predictor=predictor,
+            streaming=config["streaming"],
         )
         title = "FER2013"
     elif source == "synthetic":
@@ -60,10 +64,15 @@ def load(config: Mapping[str, Any]) -> Source:
                 "config.data.source is 'synthetic', but config.data.synthetic is missing: "
                 "use configs/synthetic.py"
             )
+        if config["streaming"]:
+            raise InputError(
+                "config.data.streaming is on, but drawn faces are made in memory: switch it off"
+            )
         faces = synthetic.draw(**config["synthetic"])
         title = "synthetic (drawn) faces"
     else:
         raise InputError(f"config.data.source {source!r} is unknown: it is {' or '.join(SOURCES)}")
+    assert faces.landmarks is not None
     parts = splits.split(faces, config["split"], config["split_seed"])
     identity = {
         "faces": _digest(faces.images, faces.labels),
@@ -88,10 +97,11 @@ def _note(faces: Faces) -> str:
     return ""
 
 
-def _digest(*arrays: np.ndarray | None) -> str:
+def _digest(*arrays: np.ndarray) -> str:
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
+        for start in range(0, len(array), stream.BLOCK):  # images may lie on disk
+            digest.update(np.ascontiguousarray(array[start : start + stream.BLOCK]).data)
     return digest.hexdigest()[:16]
 
 
