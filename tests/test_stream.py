@@ -47,9 +47,9 @@ def write(faces: Faces, root: pathlib.Path) -> pathlib.Path:
     builder = tfds_builder.Fer2013Landmarks(
         faces=faces, config=tfds.core.BuilderConfig(name="drawn"), data_dir=root
     )
-    config = tfds.download.DownloadConfig(num_shards=SHARDS)
-    with dataset._quiet():
-        builder.download_and_prepare(download_dir=root / "downloads", download_config=config)
+    with dataset._quiet(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tfds_builder, "SHARD", N // SHARDS)
+        builder.download_and_prepare(download_dir=root / "downloads")
     directory = root / builder.name / "drawn" / str(builder.VERSION)
     assert len(list(directory.glob("*.array_record*"))) == SHARDS
     return directory
@@ -137,6 +137,12 @@ def test_faces_behave_as_in_memory(faces, drawn, directory):
         np.testing.assert_array_equal(getattr(taken, name), getattr(expected, name))
     for name in ("images", "landmarks"):
         np.testing.assert_array_equal(getattr(in_memory, name), getattr(drawn, name))
+
+
+def test_what_lies_on_disk_can_be_written_again(faces, drawn, tmp_path):
+    again = dataset.read(write(faces, tmp_path))
+    for name in ("images", "labels", "usage", "rows", "landmarks"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(drawn, name))
 
 
 def test_digests_copies_and_splits_are_those_of_the_arrays(faces, drawn):
