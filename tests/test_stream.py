@@ -43,14 +43,9 @@ def faces(directory) -> Faces:
 
 def write(faces: Faces, root: pathlib.Path) -> pathlib.Path:
     """A prepared data set in several files, as TFDS makes them of large data."""
-    tfds = tfds_builder.tfds
-    builder = tfds_builder.Fer2013Landmarks(
-        faces=faces, config=tfds.core.BuilderConfig(name="drawn"), data_dir=root
-    )
-    with dataset._quiet(), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tfds_builder, "SHARD", N // SHARDS)
-        builder.download_and_prepare(download_dir=root / "downloads")
-    directory = root / builder.name / "drawn" / str(builder.VERSION)
+        directory = dataset.write(faces, root, "drawn")
     assert len(list(directory.glob("*.array_record*"))) == SHARDS
     return directory
 

@@ -82,12 +82,9 @@ def prepare(
         InputError: bad source, landmark CSV or predictor; the two disagree in a row; `cache_dir`
             cannot be written; or the prepared data set is damaged.
     """
-    from fermm.data import tfds_builder
-
     identity = _identify(path, landmarks, predictor)
     root = pathlib.Path(cache_dir).expanduser()
-    builder = tfds_builder.Fer2013Landmarks
-    directory = root / builder.name / identity / str(builder.VERSION)
+    directory = _directory(root, identity)
     open_ = stream.open_faces if streaming else read
     if directory.is_dir():
         return open_(directory)
@@ -114,7 +111,7 @@ def prepare(
             )
         faces = dataclasses.replace(faces, landmarks=found)
         tell("writing", 0, len(faces))
-        _write(faces, root, directory, identity)
+        write(faces, root, identity)
         tell("writing", len(faces), len(faces))
     return open_(directory) if streaming else faces
 
@@ -156,12 +153,26 @@ def _read_landmarks(path: str, faces: Faces) -> np.ndarray:
     return landmarks
 
 
-def _write(faces: Faces, root: pathlib.Path, directory: pathlib.Path, identity: str) -> None:
-    """Writes the faces as the TFDS data set in `directory`."""
+def write(faces: Faces, root: str | os.PathLike[str], identity: str) -> pathlib.Path:
+    """Writes faces as a prepared data set, unless there is one of that identity.
+
+    Args:
+        faces: With landmarks. Images and landmarks may be anything that has rows taken like an
+            array: they are taken in blocks.
+        root: Directory that holds the prepared data sets.
+        identity: Names this one.
+
+    Returns:
+        The directory that `read` takes.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     import tensorflow_datasets as tfds
 
     from fermm.data import tfds_builder
 
+    directory = _directory(root, identity)
     for unfinished in directory.parent.glob("incomplete.*"):  # left by a build that was killed
         if unfinished.stat().st_mtime < time.time() - _STALE:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -182,6 +193,14 @@ def _write(faces: Faces, root: pathlib.Path, directory: pathlib.Path, identity: 
                 f"cannot write the prepared data set to {directory} ({_first_line(error)}): "
                 "make room or set config.data.cache_dir"
             ) from error
+    return directory
+
+
+def _directory(root: str | os.PathLike[str], identity: str) -> pathlib.Path:
+    from fermm.data import tfds_builder
+
+    builder = tfds_builder.Fer2013Landmarks
+    return pathlib.Path(root) / builder.name / identity / str(builder.VERSION)
 
 
 @contextlib.contextmanager
