@@ -8,7 +8,7 @@ what `fermm.data.dataset.read` gives, in whatever order it is asked for.
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -184,7 +184,7 @@ def open_faces(directory: str | os.PathLike[str]) -> Faces:
 
 def chunks(
     columns: Mapping[str, Column], rows: np.ndarray, size: int, *, workers: int = 0
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray], None, None]:
     """Reads rows ahead, in chunks and in order: `rows[:size]`, `rows[size : 2 * size]`, ...
 
     Training that goes on within an epoch passes the rows that are left of it. At most two chunks
