@@ -64,7 +64,8 @@ def prepare(
     """The faces of a FER2013 source with their landmarks, prepared once and then read.
 
     Args:
-        path: What `fermm.data.fer2013.read` takes.
+        path: What `fermm.data.fer2013.read` takes; or the directory of a prepared data set, as
+            `fermm.data.beam` makes it, which is read as it is.
         cache_dir: Directory that holds the prepared data sets; it is made if need be.
         landmarks: A method of `fermm.data.landmarks.extract`, or the path of a landmark CSV in
             the paper's format (its name ends in .csv), whose rows are those of the source.
@@ -82,10 +83,12 @@ def prepare(
         InputError: bad source, landmark CSV or predictor; the two disagree in a row; `cache_dir`
             cannot be written; or the prepared data set is damaged.
     """
+    open_ = stream.open_faces if streaming else read
+    if pathlib.Path(path, "dataset_info.json").is_file():
+        return open_(path)
     identity = _identify(path, landmarks, predictor)
     root = pathlib.Path(cache_dir).expanduser()
     directory = _directory(root, identity)
-    open_ = stream.open_faces if streaming else read
     if directory.is_dir():
         return open_(directory)
 

@@ -69,7 +69,7 @@ def read(path: str | os.PathLike[str], progress: Progress | None = None) -> Face
     with _os_errors(path):
         _check(path)
         if path.is_dir():
-            return _read_folders(path, progress)
+            return read_pictures(path, list_pictures(path), progress)
         if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
             return _read_zip(path, progress)
         return _read_csv(path, progress)
@@ -91,7 +91,7 @@ def digest(path: str | os.PathLike[str]) -> str:
         if not path.is_dir():
             return _sha256(path).hex()
         total = hashlib.sha256()
-        for name in sorted(picture.member for picture in _list_folders(path)):
+        for name in sorted(picture.member for picture in list_pictures(path)):
             total.update(os.fsencode(name) + b"\0" + _sha256(path / name))
         return total.hexdigest()
 
@@ -256,7 +256,7 @@ def _not_text(line: bytes) -> str:
 # --- Image folders -----------------------------------------------------------------------------
 
 
-class _Picture(NamedTuple):
+class Picture(NamedTuple):
     """A picture file; the first three fields order the faces."""
 
     usage: int
@@ -266,15 +266,32 @@ class _Picture(NamedTuple):
     member: str  # its name in the directory or zip
 
 
-def _read_folders(path: pathlib.Path, progress: Progress | None) -> Faces:
+def read_pictures(
+    path: str | os.PathLike[str], pictures: list[Picture], progress: Progress | None = None
+) -> Faces:
+    """`read` for some of the pictures that `list_pictures` lists of the directory `path`."""
+    path = pathlib.Path(path)
+
     def load(member: str) -> bytes:
         with (path / member).open("rb") as file:
             return file.read(_PICTURE_LIMIT + 1)
 
-    return _read_pictures(path, _list_folders(path), load, progress)
+    with _os_errors(path):
+        return _decode_all(path, pictures, load, progress)
 
 
-def _list_folders(path: pathlib.Path) -> list[_Picture]:
+def list_pictures(path: str | os.PathLike[str]) -> list[Picture]:
+    """The pictures of a directory of image folders, in the order of `read`.
+
+    Raises:
+        InputError: the path cannot be read or holds anything else.
+    """
+    path = pathlib.Path(path)
+    with _os_errors(path):
+        return _list_folders(path)
+
+
+def _list_folders(path: pathlib.Path) -> list[Picture]:
     def refuse(error: OSError) -> NoReturn:
         raise error
 
@@ -287,7 +304,7 @@ def _list_folders(path: pathlib.Path) -> list[_Picture]:
         for folder, _, files in os.walk(path / split, onerror=refuse, followlinks=True)
         for file in files
     ]
-    return _list_pictures(path, members, top)
+    return _sort_pictures(path, members, top)
 
 
 def _read_zip(path: pathlib.Path, progress: Progress | None) -> Faces:
@@ -310,12 +327,12 @@ def _read_zip(path: pathlib.Path, progress: Progress | None) -> Faces:
                 raise _error(where, f"cannot be unpacked; {_AGAIN}") from error
 
         top = sorted({name.split("/")[0] for name in infos})
-        return _read_pictures(path, _list_pictures(path, infos, top), load, progress)
+        return _decode_all(path, _sort_pictures(path, infos, top), load, progress)
 
 
-def _list_pictures(path: pathlib.Path, members: Iterable[str], top: list[str]) -> list[_Picture]:
+def _sort_pictures(path: pathlib.Path, members: Iterable[str], top: list[str]) -> list[Picture]:
     """The pictures of FER2013 among `members`, in the order of the faces."""
-    pictures: list[_Picture] = []
+    pictures: list[Picture] = []
     roots = set()
     for member in members:
         where, file = f"{path}, {member}", pathlib.PurePosixPath(member)
@@ -334,7 +351,7 @@ def _list_pictures(path: pathlib.Path, members: Iterable[str], top: list[str]) -
         match = _NUMBERED.match(file.name)
         usage, number = (USAGES.index(match[1]), int(match[2])) if match else (UNKNOWN_USAGE, 0)
         name = "/".join(file.parts[start:])
-        pictures.append(_Picture(usage, number, name, label, member))
+        pictures.append(Picture(usage, number, name, label, member))
     if not pictures:
         raise _error(
             path,
@@ -349,9 +366,9 @@ def _list_pictures(path: pathlib.Path, members: Iterable[str], top: list[str]) -
     return sorted(pictures)
 
 
-def _read_pictures(
+def _decode_all(
     path: pathlib.Path,
-    pictures: list[_Picture],
+    pictures: list[Picture],
     load: Callable[[str], bytes],
     progress: Progress | None,
 ) -> Faces:

@@ -19,6 +19,32 @@ SHARD = 50_000
 _BLOCK = 1024  # faces taken at a time from what may lie on disk
 
 
+def features() -> dict[str, Any]:
+    """The features of an example, by name, as TFDS takes them."""
+    tensor = tfds.features.Tensor
+    return {
+        # Not features.Image, which encodes by TensorFlow. As bytes, for as integers a pixel would
+        # cost an int64 and reading would take ten times longer.
+        "image": tensor(shape=(IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8, encoding="bytes"),
+        "landmarks": tensor(shape=(POINTS, 2), dtype=np.float32, encoding="bytes"),
+        "label": tfds.features.ClassLabel(names=list(EMOTIONS)),
+        "usage": tensor(shape=(), dtype=np.int8),
+        "row": tensor(shape=(), dtype=np.int64),
+    }
+
+
+def example(faces: Faces, i: int) -> dict[str, Any]:
+    """Face `i` of `faces`, which have landmarks, as TFDS encodes it."""
+    assert faces.landmarks is not None
+    return {
+        "image": faces.images[i],
+        "landmarks": faces.landmarks[i],
+        "label": int(faces.labels[i]),
+        "usage": faces.usage[i],
+        "row": faces.rows[i],
+    }
+
+
 # Not GeneratorBasedBuilder, which beyond 1 GB writes aside through TensorFlow.
 class Fer2013Landmarks(tfds.core.ShardBasedBuilder):
     """FER2013 with 68 landmarks a face, read with `as_data_source`, without TensorFlow.
@@ -48,23 +74,10 @@ class Fer2013Landmarks(tfds.core.ShardBasedBuilder):
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        tensor = tfds.features.Tensor
         return tfds.core.DatasetInfo(
             builder=self,
             description="FER2013 faces with the 68 landmarks of each.",
-            features=tfds.features.FeaturesDict(
-                {
-                    # Not features.Image, which encodes by TensorFlow. As bytes, for as integers a
-                    # pixel would cost an int64 and reading would take ten times longer.
-                    "image": tensor(
-                        shape=(IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8, encoding="bytes"
-                    ),
-                    "landmarks": tensor(shape=(POINTS, 2), dtype=np.float32, encoding="bytes"),
-                    "label": tfds.features.ClassLabel(names=list(EMOTIONS)),
-                    "usage": tensor(shape=(), dtype=np.int8),
-                    "row": tensor(shape=(), dtype=np.int64),
-                }
-            ),
+            features=tfds.features.FeaturesDict(features()),
             disable_shuffling=True,  # the order of the source is part of the data
         )
 
@@ -86,15 +99,5 @@ class Fer2013Landmarks(tfds.core.ShardBasedBuilder):
         stop = min(start + SHARD, len(self._faces))
         for first in range(start, stop, _BLOCK):
             block = self._faces.take(np.arange(first, min(first + _BLOCK, stop)))
-            assert block.landmarks is not None
             for i in range(len(block)):
-                yield (
-                    first + i,
-                    {
-                        "image": block.images[i],
-                        "landmarks": block.landmarks[i],
-                        "label": int(block.labels[i]),
-                        "usage": block.usage[i],
-                        "row": block.rows[i],
-                    },
-                )
+                yield first + i, example(block, i)
