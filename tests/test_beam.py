@@ -17,7 +17,7 @@ from fermm.data.faces import EMOTIONS, USAGES
 from fermm.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # many, of Beam and of TFDS with its protobuf
-N = 600
+N = 300
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +50,16 @@ def assert_prepared(directory, images, labels, usage) -> None:
     np.testing.assert_array_equal(quality, expected)
 
 
-def test_several_csvs(drawn, tmp_path):
-    cuts = [0, 300, 301, N]
+def test_several_csvs(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(beam, "BLOCK", 64)
+    shards = beam.tfds.core.utils.shard_utils.ShardConfig
+    monkeypatch.setattr(shards, "get_number_shards", lambda *args, **kwargs: 5)
+    cuts = [0, 150, 151, N]
     for i in range(3):
         write_csv(tmp_path / f"faces-{i}.csv", drawn.take(np.arange(cuts[i], cuts[i + 1])))
     source = beam.Source(str(tmp_path / "faces-*.csv"))
     directory = beam.prepare(source, tmp_path / "out", PipelineOptions([]))
+    assert len(list(directory.glob("*.array_record*"))) == 5
     assert_prepared(directory, drawn.images, drawn.labels, drawn.usage)
     assert beam.prepare(source, tmp_path / "out") == directory  # is there already
 
@@ -73,7 +77,28 @@ def test_image_folders(drawn, tmp_path):
     assert_prepared(directory, expected.images, expected.labels, expected.usage)
 
 
-def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch):
+def test_the_command_line(drawn, tmp_path, monkeypatch, capsys):
+    def run(images):
+        command = ["beam", "--images", str(images), "--out", str(tmp_path / "out")]
+        monkeypatch.setattr("sys.argv", [*command, "--runner=DirectRunner"])
+        beam.main()
+
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path / "none.csv")
+    assert str(caught.value).startswith(f"{tmp_path}/none.csv: no such folder, and no file matches")
+    write_csv(tmp_path / "bad.csv", drawn.take(np.arange(3)))
+    with (tmp_path / "bad.csv").open("a") as file:
+        file.write("7,1 2 3,Training")
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path / "bad.csv")
+    assert str(caught.value).startswith(f"{tmp_path}/bad.csv, line 8 (row 4): emotion is '7'")
+    write_csv(tmp_path / "good.csv", drawn.take(np.arange(3)))
+    run(tmp_path / "good.csv")
+    [line] = [x for x in capsys.readouterr().out.splitlines() if x.startswith("config.data.path")]
+    assert_prepared(line.split(": ")[1], drawn.images[:3], drawn.labels[:3], drawn.usage[:3])
+
+
+def test_mistakes_are_found_before_any_work(tmp_path):
     with pytest.raises(InputError, match=r"none-\*.csv: no such folder, and no file matches"):
         beam.prepare(beam.Source(str(tmp_path / "none-*.csv")), tmp_path / "out")
     with pytest.raises(InputError, match="did you mean 'paper'"):

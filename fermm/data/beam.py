@@ -112,9 +112,7 @@ class Examples(beam.PTransform):
             files = files | "Spread files" >> beam.Reshuffle()
             counts = beam.pvalue.AsDict(files | "Count" >> beam.Map(_count))
             blocks = (
-                files
-                | "Read" >> beam.FlatMap(_read, counts)
-                | "Spread blocks" >> beam.Reshuffle()
+                files | "Read" >> beam.FlatMap(_read, counts) | "Spread blocks" >> beam.Reshuffle()
             )
         return (
             blocks

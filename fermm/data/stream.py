@@ -188,14 +188,14 @@ def chunks(
     """Reads rows ahead, in chunks and in order: `rows[:size]`, `rows[size : 2 * size]`, ...
 
     Training that goes on within an epoch passes the rows that are left of it. At most two chunks
-    (with workers: four for each) are in memory beside the one that is being used.
+    (with workers: about four for each) are in memory beside the one that is being used.
 
     Args:
         columns: By any names, columns of one data set.
         rows: int (M,), which rows, in this order.
         size: Rows in a chunk; the last may have fewer.
         workers: Processes that read; with 0, a thread of this one does. A process takes seconds to
-            start and about 250 MB, since grain imports JAX in it. As always with processes started
+            start and about 200 MB, since grain imports JAX in it. As always with processes started
             by spawn, a script that asks for them needs `if __name__ == "__main__":`.
 
     Yields:
