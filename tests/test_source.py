@@ -8,7 +8,10 @@ from fermm.data import source
 from fermm.data.faces import UNKNOWN_USAGE, Faces
 from fermm.errors import InputError
 
-DRAWN = synthetic.get_config().data.to_dict() | {"synthetic": {"count": 100, "seed": 3}}
+DRAWN = synthetic.get_config().data.to_dict() | {
+    "synthetic": {"count": 100, "seed": 3},
+    "streaming": False,
+}
 
 
 def some_faces(count, usage):
@@ -55,3 +58,11 @@ def test_the_paper_split_tells_when_its_rows_are_not_the_papers():
 def test_drawn_faces_need_their_fields():
     with pytest.raises(InputError, match=r"config.data.synthetic is missing: use configs/synth"):
         source.load(paper.get_config().data.to_dict() | {"source": "synthetic"})
+
+
+def test_drawn_faces_are_not_streamed():
+    with pytest.raises(InputError) as caught:
+        source.load(DRAWN | {"streaming": True})
+    assert str(caught.value) == (
+        "config.data.streaming is on, but drawn faces are made in memory: switch it off"
+    )

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import hashlib
 import io
-import json
 import os
 import pathlib
 import shutil
@@ -20,23 +19,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
-from fermm.data import fer2013
+from fermm.data import fer2013, stream
 from fermm.data import landmarks as landmarks_lib
-from fermm.data.faces import IMAGE_SIZE, POINTS, Faces, Rejected
-from fermm.errors import InputError, printable
+from fermm.data.faces import Faces
+from fermm.errors import InputError
 from fermm.paths import expand
 
 Report = Callable[[str, int, int], None]
 """Called with the stage ("reading", "landmarks", "writing"), what of it is done, and its total."""
 
-_BATCH = 4096  # examples decoded at a time, so that few Python objects live at once
-_METADATA = "metadata.json"  # TFDS's name for it
-_TFDS_FEATURES = "tensorflow_datasets.core.features."
-_QUARANTINE = "-quarantine"  # ends the name of a data set for which rows were set aside
 _STALE = 3600  # seconds; TFDS writes for a few, so an older unfinished directory is abandoned
 
 
@@ -68,11 +62,13 @@ def prepare(
     workers: int | None = None,
     report: Report | None = None,
     on_error: str = "stop",
+    streaming: bool = False,
 ) -> Faces:
     """The faces of a FER2013 source with their landmarks, prepared once and then read.
 
     Args:
-        path: What `fermm.data.fer2013.read` takes.
+        path: What `fermm.data.fer2013.read` takes; or the directory of a prepared data set, as
+            `fermm.data.beam` makes it, which is read as it is.
         cache_dir: Directory that holds the prepared data sets; it is made if need be.
         landmarks: A method of `fermm.data.landmarks.extract`, or the path of a landmark CSV in
             the paper's format (its name ends in .csv), whose rows are those of the source, with
@@ -82,6 +78,8 @@ def prepare(
         report: Told of progress; None shows a bar on stderr, or a line for each stage where
             stderr is no terminal. Not called if the data set is there already.
         on_error: What a bad row does, as `fermm.data.fer2013.read` takes it.
+        streaming: Leave images and landmarks on disk, as `fermm.data.stream.open_faces` does. The
+            first time they are held in memory all the same, until they are written.
 
     Returns:
         The faces in the order of the source, with landmarks float32 (N, 68, 2), and what was set
@@ -91,18 +89,14 @@ def prepare(
         InputError: bad source, landmark CSV or predictor; the two disagree in a row; `cache_dir`
             cannot be written; or the prepared data set is damaged.
     """
-    from fermm.data import tfds_builder
-
+    open_ = stream.open_faces if streaming else read
+    if pathlib.Path(path, "dataset_info.json").is_file():
+        return open_(path)
     identity = _identify(path, landmarks, predictor)
     root = expand(cache_dir)
-    builder = tfds_builder.Fer2013Landmarks
-
-    def place(identity: str) -> pathlib.Path:
-        return root / builder.name / identity / str(builder.VERSION)
-
-    for known in (identity, identity + _QUARANTINE)[: 1 + (on_error == "quarantine")]:
-        if place(known).is_dir():
-            return read(place(known))
+    for known in (identity, identity + stream.QUARANTINE)[: 1 + (on_error == "quarantine")]:
+        if _directory(root, known).is_dir():
+            return open_(_directory(root, known))
 
     # What can fail cheaply fails before the minute's work, not after it.
     _check_writable(root)
@@ -113,7 +107,7 @@ def prepare(
         tell = report or bar
         faces = fer2013.read(path, lambda done, total: tell("reading", done, total), on_error)
         if faces.rejected:
-            identity += _QUARANTINE
+            identity += stream.QUARANTINE
         if landmark_file:
             tell("landmarks", 0, len(faces))
             found = _read_landmarks(landmarks, faces)
@@ -128,9 +122,9 @@ def prepare(
             )
         faces = dataclasses.replace(faces, landmarks=found)
         tell("writing", 0, len(faces))
-        _write(faces, root, place(identity), identity)
+        directory = write(faces, root, identity)
         tell("writing", len(faces), len(faces))
-    return faces
+    return open_(directory) if streaming else faces
 
 
 def read(directory: str | os.PathLike[str]) -> Faces:
@@ -146,38 +140,9 @@ def read(directory: str | os.PathLike[str]) -> Faces:
     Raises:
         InputError: the data set is damaged: a file is missing, cut short or altered.
     """
-    import tensorflow_datasets as tfds
-
-    from fermm.data import tfds_builder
-
-    directory = pathlib.Path(directory)
-    try:
-        _check_features(directory / "features.json")
-        with contextlib.redirect_stdout(
-            io.StringIO()
-        ):  # of damage, TFDS says that TensorFlow lacks
-            source = tfds.builder_from_directory(directory).as_data_source(tfds_builder.SPLIT)
-        total = len(source)
-        rejected = _read_rejected(directory, total)
-        columns: dict[str, np.ndarray] = {
-            "image": np.empty((total, IMAGE_SIZE, IMAGE_SIZE), np.uint8),
-            "label": np.empty(total, np.int32),
-            "usage": np.empty(total, np.int8),
-            "row": np.empty(total, np.int64),
-            "landmarks": np.empty((total, POINTS, 2), np.float32),
-        }
-        for start in range(0, total, _BATCH):
-            stop = min(start + _BATCH, total)
-            examples = source.__getitems__(range(start, stop))
-            for name, column in columns.items():
-                column[start:stop] = [example[name] for example in examples]
-    # TFDS, array_record and protobuf have no exception in common. Every byte that matters is
-    # under a checksum of the array_record format, so that damage does raise one.
-    except Exception as error:
-        raise InputError(
-            f"the prepared data set in {directory} is damaged ({_first_line(error)}): "
-            "delete that directory and run again"
-        ) from error
+    with contextlib.closing(stream.Records(directory)) as records:
+        columns = records.read(tuple(stream.FIELDS), np.arange(len(records)))
+        rejected = records.rejected
     return Faces(
         columns["image"],
         columns["label"],
@@ -186,31 +151,6 @@ def read(directory: str | os.PathLike[str]) -> Faces:
         columns["landmarks"],
         rejected,
     )
-
-
-def _check_features(file: pathlib.Path) -> None:
-    # TFDS imports any module that this file names as that of a class, and importing one runs it.
-    waiting: list[Any] = [json.loads(file.read_text())]
-    for value in waiting:
-        if isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-        elif isinstance(value, str) and "." in value and not value.startswith(_TFDS_FEATURES):
-            raise ValueError(f"{file.name} names {value[:80]!r}, which is no feature of TFDS")
-
-
-def _read_rejected(directory: pathlib.Path, total: int) -> tuple[Rejected, ...]:
-    """What was set aside beside the `total` faces of a data set."""
-    file = directory / _METADATA
-    noted: dict[str, Any] = {"rows": total, "rejected": []}
-    if file.is_file():
-        noted = json.loads(file.read_text())
-    rejected = tuple(Rejected(*map(printable, pair)) for pair in noted["rejected"])
-    named = directory.parent.name.endswith(_QUARANTINE)
-    if noted["rows"] != total + len(rejected) or named != bool(rejected):
-        raise ValueError(f"{total} faces and {len(rejected)} rejected are not all rows")
-    return rejected
 
 
 def _read_landmarks(path: str, faces: Faces) -> np.ndarray:
@@ -239,12 +179,26 @@ def _read_landmarks(path: str, faces: Faces) -> np.ndarray:
     return landmarks
 
 
-def _write(faces: Faces, root: pathlib.Path, directory: pathlib.Path, identity: str) -> None:
-    """Writes the faces as the TFDS data set in `directory`."""
+def write(faces: Faces, root: str | os.PathLike[str], identity: str) -> pathlib.Path:
+    """Writes faces as a prepared data set, unless there is one of that identity.
+
+    Args:
+        faces: With landmarks. Images and landmarks may be anything that has rows taken like an
+            array: they are taken in blocks.
+        root: Directory that holds the prepared data sets.
+        identity: Names this one.
+
+    Returns:
+        The directory that `read` takes.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     import tensorflow_datasets as tfds
 
     from fermm.data import tfds_builder
 
+    directory = _directory(root, identity)
     for unfinished in directory.parent.glob("incomplete.*"):  # left by a build that was killed
         if unfinished.stat().st_mtime < time.time() - _STALE:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -265,6 +219,14 @@ def _write(faces: Faces, root: pathlib.Path, directory: pathlib.Path, identity: 
                 f"cannot write the prepared data set to {directory} ({_first_line(error)}): "
                 "make room or set config.data.cache_dir"
             ) from error
+    return directory
+
+
+def _directory(root: str | os.PathLike[str], identity: str) -> pathlib.Path:
+    from fermm.data import tfds_builder
+
+    builder = tfds_builder.Fer2013Landmarks
+    return pathlib.Path(root) / builder.name / identity / str(builder.VERSION)
 
 
 @contextlib.contextmanager

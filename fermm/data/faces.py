@@ -40,6 +40,9 @@ class Faces:
             what was set aside is counted.
         landmarks: float32 (N, 68, 2), x and y in pixels of the 48x48 frame, or None.
         rejected: what of the source was set aside, in its order; its other rows are the N faces.
+
+    Where data is streamed, `images` and `landmarks` are a `fermm.data.stream.Column`, of which rows
+    are taken as of an array.
     """
 
     images: np.ndarray

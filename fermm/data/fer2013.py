@@ -82,7 +82,7 @@ def read(
     with _os_errors(path):
         _check(path)
         if path.is_dir():
-            return _read_folders(path, progress, on_error)
+            return read_pictures(path, list_pictures(path, on_error), progress, on_error)
         if path.suffix.lower() == ".zip" or zipfile.is_zipfile(path):
             return _read_zip(path, progress, on_error)
         return _read_csv(path, progress, on_error)
@@ -104,7 +104,7 @@ def digest(path: str | os.PathLike[str]) -> str:
         if not path.is_dir():
             return _sha256(path).hex()
         total = hashlib.sha256()
-        for name in sorted(picture.member for picture in _list_folders(path, "quarantine")):
+        for name in sorted(picture.member for picture in list_pictures(path, "quarantine")):
             content = _sha256(path / name) if (path / name).is_file() else b""
             total.update(os.fsencode(name) + b"\0" + content)
         return total.hexdigest()
@@ -295,7 +295,7 @@ def _not_text(line: bytes) -> str:
 # --- Image folders -----------------------------------------------------------------------------
 
 
-class _Picture(NamedTuple):
+class Picture(NamedTuple):
     """A picture file; the first three fields order the faces."""
 
     usage: int
@@ -310,17 +310,37 @@ class _BadPicture(Exception):
     """What is wrong with a picture."""
 
 
-def _read_folders(path: pathlib.Path, progress: Progress | None, on_error: str) -> Faces:
+def read_pictures(
+    path: str | os.PathLike[str],
+    pictures: list[Picture],
+    progress: Progress | None = None,
+    on_error: str = "stop",
+) -> Faces:
+    """`read` for some of the pictures that `list_pictures` lists of the directory `path`."""
+    path = pathlib.Path(path)
+
     def load(member: str) -> bytes:
         if not (path / member).is_file():
             raise _BadPicture("is not a file, but a broken link or a device; remove it")
         with (path / member).open("rb") as file:
             return file.read(_PICTURE_LIMIT + 1)
 
-    return _read_pictures(path, _list_folders(path, on_error), load, progress, on_error)
+    with _os_errors(path):
+        return _decode_all(path, pictures, load, progress, on_error)
 
 
-def _list_folders(path: pathlib.Path, on_error: str) -> list[_Picture]:
+def list_pictures(path: str | os.PathLike[str], on_error: str = "stop") -> list[Picture]:
+    """The pictures of a directory of image folders, in the order of `read`.
+
+    Raises:
+        InputError: the path cannot be read or holds anything else.
+    """
+    path = pathlib.Path(path)
+    with _os_errors(path):
+        return _list_folders(path, on_error)
+
+
+def _list_folders(path: pathlib.Path, on_error: str) -> list[Picture]:
     # Only `train` and `test` are walked: the path may be a home directory given by mistake.
     top = sorted(os.listdir(path))
     members = [
@@ -330,7 +350,7 @@ def _list_folders(path: pathlib.Path, on_error: str) -> list[_Picture]:
         for folder, files in _walk(path / split)
         for file in files
     ]
-    return _list_pictures(path, members, top, on_error)
+    return _sort_pictures(path, members, top, on_error)
 
 
 def _walk(split: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
@@ -386,22 +406,22 @@ def _read_zip(path: pathlib.Path, progress: Progress | None, on_error: str) -> F
 
         top = sorted({name.split("/")[0] for name in infos})
         members = [info.filename for info in archive.infolist() if not info.filename.endswith("/")]
-        pictures = _list_pictures(path, members, top, on_error)
-        return _read_pictures(path, pictures, load, progress, on_error)
+        pictures = _sort_pictures(path, members, top, on_error)
+        return _decode_all(path, pictures, load, progress, on_error)
 
 
 def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _list_pictures(
+def _sort_pictures(
     path: pathlib.Path, members: Iterable[str], top: list[str], on_error: str
-) -> list[_Picture]:
+) -> list[Picture]:
     """The pictures of FER2013 among `members`, in the order of the faces.
 
     Those that will be set aside are among them, so that the others keep their numbers.
     """
-    pictures: list[_Picture] = []
+    pictures: list[Picture] = []
     roots = set()
     for member, count in collections.Counter(members).items():
         file = pathlib.PurePosixPath(member)
@@ -425,7 +445,7 @@ def _list_pictures(
         usage, number = (USAGES.index(match[1]), int(match[2])) if match else (UNKNOWN_USAGE, 0)
         name = "/".join(file.parts[start:])
         label = -1 if label is None else label
-        pictures += [_Picture(usage, number, name, label, member, problem)] * count
+        pictures += [Picture(usage, number, name, label, member, problem)] * count
     if not pictures:
         raise _error(
             path,
@@ -440,15 +460,15 @@ def _list_pictures(
     return sorted(pictures)
 
 
-def _read_pictures(
+def _decode_all(
     path: pathlib.Path,
-    pictures: list[_Picture],
+    pictures: list[Picture],
     load: Callable[[str], bytes],
     progress: Progress | None,
     on_error: str,
 ) -> Faces:
     images = np.empty((len(pictures), IMAGE_SIZE, IMAGE_SIZE), np.uint8)
-    good: list[_Picture] = []
+    good: list[Picture] = []
     rejected: dict[int, Rejected] = {}
     for i, picture in enumerate(pictures):
         try:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fermm.data import dataset, splits, synthetic
+from fermm.data import dataset, splits, stream, synthetic
 from fermm.data.faces import UNKNOWN_USAGE, Faces, Rejected
 from fermm.errors import InputError
 from fermm.paths import whole
@@ -60,6 +60,7 @@ def load(config: Mapping[str, Any]) -> Source:
             landmarks=method,
             predictor=predictor,
             on_error=config["on_error"],
+            streaming=config["streaming"],
         )
         title = "FER2013"
     elif source == "synthetic":
@@ -68,10 +69,15 @@ def load(config: Mapping[str, Any]) -> Source:
                 "config.data.source is 'synthetic', but config.data.synthetic is missing: "
                 "use configs/synthetic.py"
             )
+        if config["streaming"]:
+            raise InputError(
+                "config.data.streaming is on, but drawn faces are made in memory: switch it off"
+            )
         faces = synthetic.draw(**config["synthetic"])
         title = "synthetic (drawn) faces"
     else:
         raise InputError(f"config.data.source {source!r} is unknown: it is {' or '.join(SOURCES)}")
+    assert faces.landmarks is not None
     parts = splits.split(faces, config["split"], config["split_seed"])
     identity = {
         "faces": _digest(faces.images, faces.labels),
@@ -119,10 +125,11 @@ def _note(faces: Faces) -> str:
     return ""
 
 
-def _digest(*arrays: np.ndarray | None) -> str:
+def _digest(*arrays: np.ndarray) -> str:
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(np.ascontiguousarray(array).data)
+        for start in range(0, len(array), stream.BLOCK):  # images may lie on disk
+            digest.update(np.ascontiguousarray(array[start : start + stream.BLOCK]).data)
     return digest.hexdigest()[:16]
 
 

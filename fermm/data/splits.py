@@ -1,11 +1,12 @@
 """Which faces train, validate and test a network, and what each class weighs."""
 
 import difflib
-import math
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
 
+from fermm.data import stream
 from fermm.data.faces import EMOTIONS, UNKNOWN_USAGE, USAGES, Faces
 from fermm.errors import InputError
 
@@ -97,14 +98,21 @@ def identical(images: np.ndarray) -> np.ndarray:
     """Tells which images are pixel by pixel the same.
 
     Args:
-        images: uint8 (N, ...).
+        images: uint8 (N, ...), in memory or a `stream.Column`.
 
     Returns:
         int64 (N,), for every image the index of the first one that equals it.
     """
-    size = math.prod(images.shape[1:])  # bytes of one image
-    whole = np.ascontiguousarray(images).reshape(len(images), size).view(f"V{size}")[:, 0]
-    _, first, group = np.unique(whole, return_index=True, return_inverse=True)
+    # Of 128 bits: that two images share one by chance is out of the question. They are made in
+    # blocks, for `images` may lie on disk.
+    digests = b"".join(
+        hashlib.blake2b(image, digest_size=16).digest()
+        for start in range(0, len(images), stream.BLOCK)
+        for image in np.ascontiguousarray(images[start : start + stream.BLOCK])
+    )
+    _, first, group = np.unique(
+        np.frombuffer(digests, "V16"), return_index=True, return_inverse=True
+    )
     return first[group].astype(np.int64)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from fermm.data.faces import EMOTIONS, IMAGE_SIZE, POINTS, UNKNOWN_USAGE, Faces
+from fermm.data.landmarks import MIRROR
 from fermm.errors import InputError
 
 BLOCK = 128  # faces drawn from one random stream; small enough for the caches
@@ -112,13 +113,8 @@ _HALF_FACE = (
     (68, -17.6, -9.0), (69, -15.2, -14.5), (70, -9.5, -18.6), (71, 0.0, -20.2),
 )
 _ALL = POINTS + 7
-# Point to its mirror image.
-_MIRROR = np.array([
-    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1),
-    45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40,
-    *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65, *range(74, 67, -1),
-])
 # fmt: on
+_MIRROR = np.array([*MIRROR, *range(74, 67, -1)])  # point to its mirror image
 _OUTLINE = (*range(17), *range(74, 67, -1))
 # Points above, points below and the least distance: strong moves must not push lids or lips through
 # each other.

@@ -1,11 +1,14 @@
 """From samples on the host to batches on the devices, in the order of an epoch."""
 
+import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
+from fermm.data import stream
 from fermm.train import devices
 from fermm.train.steps import Batches, Data
 
@@ -18,18 +21,22 @@ def feed(
     batch_size: int,
     layout: devices.Layout,
     first: int = 0,
+    workers: int = 0,
 ) -> Iterator[tuple[Batches, int]]:
     """The batches of an epoch from step `first` on, some steps at a time.
 
     Each process takes from its samples only what its own devices get.
 
     Args:
-        data: for each seed that is trained at once, N samples; the labels are the same.
+        data: for each seed that is trained at once, N samples; the labels are the same. The inputs
+            are arrays, or columns of a data set on disk.
         orders: for each, int (N,): the order of its samples.
         batch_size: samples in a step. The last batch is padded and masked; so is every batch
             where the layout divides it among a number of devices that does not.
         layout: where the batches lie.
         first: step to begin with.
+        workers: processes that read from disk where the inputs are columns, see
+            `fermm.data.stream.chunks`.
 
     Yields:
         As many steps as fit into BYTES, always in arrays of the same shape, and how many of them
@@ -46,21 +53,52 @@ def feed(
     sample = sum(x.dtype.itemsize * math.prod(x.shape[1:]) for x in leaves)
     size = max(1, min(steps_per_epoch, BYTES // (sample * padded * len(mine))))
 
+    starts = range(first, steps_per_epoch, size)
+
     def lay(*shares: np.ndarray) -> jax.Array:
         share = np.stack(shares) if stacked else shares[0]
         shape = (*[len(data)] * stacked, size, padded, *shares[0].shape[2:])
         return devices.put_share(share, layout.batches(stacked), shape)
 
-    for start in range(first, steps_per_epoch, size):
-        places = np.arange(start * batch_size, (start + size) * batch_size).reshape(size, -1)
-        places = np.pad(places, [(0, 0), (0, padded - batch_size)], constant_values=count)
-        mask = places < count
-        places = np.where(mask, places, 0)[:, columns]
-        taken = [
-            jax.tree.map(lambda x: x[order[places]], (each.inputs, each.labels))  # noqa: B023
+    def places(start: int) -> np.ndarray:
+        """Where in the order the samples of the steps from `start` on stand; `count` is nowhere."""
+        found = np.arange(start * batch_size, (start + size) * batch_size).reshape(size, -1)
+        found = np.pad(found, [(0, 0), (0, padded - batch_size)], constant_values=count)
+        return np.minimum(found, count)
+
+    def rows(order: np.ndarray) -> Iterator[np.ndarray]:
+        for start in starts:
+            found = places(start)[:, columns]
+            yield order[np.where(found < count, found, 0)]
+
+    with contextlib.ExitStack() as open_now:
+        readers = [
+            open_now.enter_context(contextlib.closing(_read(each, rows(order), workers)))
             for each, order in mine
         ]
-        inputs, labels = jax.tree.map(lay, *taken)
-        shared = layout.batches(False) if layout.kind == "batch" else layout.replicated
-        valid = devices.put_share(mask[:, columns], shared, mask.shape)
-        yield Batches(inputs, labels, valid), min(size, steps_per_epoch - start)
+        for start, *taken in zip(starts, *readers, strict=True):
+            inputs, labels = jax.tree.map(lay, *taken)
+            mask = places(start) < count
+            shared = layout.batches(False) if layout.kind == "batch" else layout.replicated
+            valid = devices.put_share(mask[:, columns], shared, mask.shape)
+            yield Batches(inputs, labels, valid), min(size, steps_per_epoch - start)
+
+
+def _read(
+    data: Data, blocks: Iterator[np.ndarray], workers: int
+) -> Generator[tuple[Any, Any], None, None]:
+    """Inputs and labels of the samples of each block, int (S, B), from memory or from disk."""
+    if not isinstance(jax.tree.leaves(data.inputs)[0], stream.Column):
+        for rows in blocks:
+            yield jax.tree.map(lambda x: x[rows], (data.inputs, data.labels))  # noqa: B023
+        return
+    known = list(blocks)
+    if not known:
+        return
+    order = np.concatenate([rows.ravel() for rows in known])
+    with contextlib.closing(
+        stream.chunks(data.inputs, order, known[0].size, workers=workers)
+    ) as chunks:
+        for rows, chunk in zip(known, chunks, strict=True):
+            inputs = {k: x.reshape(*rows.shape, *x.shape[1:]) for k, x in chunk.items()}
+            yield inputs, data.labels[rows]

@@ -53,6 +53,7 @@ class Task(NamedTuple):
         directory: gets `history.csv` and `checkpoints/`.
         meta: what each checkpoint shall say besides `history` and `epoch`.
         setup_seconds: spent on the data before, told as part of the first epoch's seconds.
+        workers: processes that read training data which lie on disk.
         events: gets TensorBoard event files; None writes none.
     """
 
@@ -69,6 +70,7 @@ class Task(NamedTuple):
     directory: Path
     meta: Mapping[str, Any]
     setup_seconds: float = 0.0
+    workers: int = 0
     events: Path | None = None
 
 
@@ -310,7 +312,7 @@ def _fit(
             losses, accuracies = (np.ravel(x).astype(float) / seen for x in host.sums)
             step = first
             orders = [batches.order(seed, epoch, count) for seed in seeds]
-            for buffer, size in feed(data, orders, batch_size, layout, first):
+            for buffer, size in feed(data, orders, batch_size, layout, first, task.workers):
                 base = step
                 while step < base + size:
                     until = min(step + chunk, base + size)

@@ -1,0 +1,232 @@
+"""Prepares large data as a Beam pipeline: images to landmarks, their quality, and TFDS's files.
+
+    uv run --no-dev --group beam python -m fermm.data.beam --images faces/ --out prepared
+    uv run --no-dev --group beam python -m fermm.data.beam --images 'faces-*.csv' --out prepared \\
+        --runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=8
+
+What follows is for Beam: any runner whose workers have fermm installed and see --images and --out
+under the same paths. The data set is what `fermm.data.dataset.prepare` makes, and in each example
+`quality`, see `fermm.data.landmarks.quality`; the directory that is printed at the end is given as
+config.data.path. Rows are those of the source, whatever the order in which a runner works: of image
+folders as `fermm.data.fer2013.read` orders them; of several CSVs one after the other, sorted by
+name, each of which one worker reads into memory.
+
+Beam is only imported here, and needs an environment of its own: it wants an older protobuf.
+"""
+
+import argparse
+import glob
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import numpy as np
+import tensorflow_datasets as tfds
+
+from fermm.data import fer2013, landmarks, tfds_builder
+from fermm.data.faces import Faces
+from fermm.errors import InputError
+
+BLOCK = 256  # faces that go through the pipeline as one element
+
+
+class Block(NamedTuple):
+    """Consecutive faces of the source.
+
+    Attributes:
+        faces: with `rows` of the whole source.
+        quality: float32 (N,) of their landmarks, or None before they are found.
+    """
+
+    faces: Faces
+    quality: np.ndarray | None = None
+
+
+class LargeFaces(tfds.core.GeneratorBasedBuilder):
+    """The data set of `Fer2013Landmarks` with `quality`, prepared by a Beam pipeline."""
+
+    VERSION = tfds_builder.Fer2013Landmarks.VERSION
+    RELEASE_NOTES = tfds_builder.Fer2013Landmarks.RELEASE_NOTES
+    url_infos = None  # there is nothing to download
+
+    def __init__(self, *, source: "Source", **kwargs: Any) -> None:
+        self._source = source
+        super().__init__(file_format="array_record", **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        quality = tfds.features.Tensor(shape=(), dtype=np.float32)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Faces with the 68 landmarks of each, and the quality of these.",
+            features=tfds.features.FeaturesDict(tfds_builder.features() | {"quality": quality}),
+            # TFDS sorts by key, which is the row.
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        del dl_manager
+        return {tfds_builder.SPLIT: self._generate_examples(self._source)}
+
+    def _generate_examples(self, source: "Source") -> beam.PTransform:
+        return Examples(source)
+
+
+class Source(NamedTuple):
+    """What is prepared, and how.
+
+    Attributes:
+        images: directory of image folders in FER2013's layout, or a glob of CSVs.
+        method, predictor: as `fermm.data.landmarks.extract` takes them.
+    """
+
+    images: str
+    method: str = "paper"
+    predictor: str | None = None
+
+
+class Examples(beam.PTransform):
+    """From nothing to (row, example as TFDS encodes it)."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self._source = source
+
+    def expand(self, pipeline: Any) -> Any:
+        """The transform; see `beam.PTransform`."""
+        images, method, predictor = self._source
+        if os.path.isdir(images):
+            pictures = fer2013.list_pictures(images)
+            starts = range(0, len(pictures), BLOCK)
+            blocks = (
+                pipeline
+                | "Pictures" >> beam.Create([(i, pictures[i : i + BLOCK]) for i in starts])
+                | "Spread pictures" >> beam.Reshuffle()
+                | "Decode" >> beam.Map(_decode, images)
+            )
+        else:
+            files = pipeline | "Files" >> beam.Create(list(enumerate(_files(images))))
+            files = files | "Spread files" >> beam.Reshuffle()
+            counts = beam.pvalue.AsDict(files | "Count" >> beam.Map(_count))
+            blocks = (
+                files | "Read" >> beam.FlatMap(_read, counts) | "Spread blocks" >> beam.Reshuffle()
+            )
+        return (
+            blocks
+            | "Landmarks" >> beam.Map(_find_landmarks, method, predictor)
+            | "Quality" >> beam.Map(_add_quality, method, predictor)
+            | "Examples" >> beam.FlatMap(_examples)
+        )
+
+
+def _files(pattern: str) -> list[str]:
+    files = sorted(glob.glob(pattern))
+    if not files:
+        raise InputError(
+            f"{pattern}: no such folder, and no file matches: give a folder that holds train/ and "
+            "test/, or the CSVs as a pattern in quotes, e.g. 'faces-*.csv'"
+        )
+    return files
+
+
+def _decode(piece: tuple[int, list[fer2013.Picture]], root: str) -> Block:
+    first, pictures = piece
+    return _block(fer2013.read_pictures(root, pictures), first)
+
+
+def _count(file: tuple[int, str]) -> tuple[int, int]:
+    index, path = file
+    with open(path, "rb") as lines:
+        return index, sum(not line.isspace() for line in lines) - 1  # the header
+
+
+def _read(file: tuple[int, str], counts: Mapping[int, int]) -> Iterator[Block]:
+    index, path = file
+    faces = fer2013.read(path)
+    assert len(faces) == counts[index], path
+    first = sum(counts[i] for i in range(index))
+    for start in range(0, len(faces), BLOCK):
+        rows = np.arange(start, min(start + BLOCK, len(faces)))
+        yield _block(faces.take(rows), first + start)
+
+
+def _block(faces: Faces, first: int) -> Block:
+    rows = np.arange(first, first + len(faces))
+    return Block(Faces(faces.images, faces.labels, faces.usage, rows))
+
+
+def _find_landmarks(block: Block, method: str, predictor: str | None) -> Block:
+    # The predictor is loaded once in each process, see `landmarks.extract`.
+    faces = block.faces
+    found = landmarks.extract(faces.images, method, predictor=predictor)
+    return Block(Faces(faces.images, faces.labels, faces.usage, faces.rows, found))
+
+
+def _add_quality(block: Block, method: str, predictor: str | None) -> Block:
+    faces = block.faces
+    assert faces.landmarks is not None
+    return Block(
+        faces, landmarks.quality(faces.images, faces.landmarks, method, predictor=predictor)
+    )
+
+
+def _examples(block: Block) -> Iterator[tuple[int, dict[str, Any]]]:
+    assert block.quality is not None
+    for i, row in enumerate(block.faces.rows.tolist()):
+        yield row, tfds_builder.example(block.faces, i) | {"quality": block.quality[i]}
+
+
+def prepare(source: Source, out: str | os.PathLike[str], options: Any = None) -> Path:
+    """Runs the pipeline, unless its data set is there already.
+
+    Args:
+        source: What is prepared.
+        out: Directory that gets the data set.
+        options: Beam's `PipelineOptions`, which name the runner; None is Beam's default.
+
+    Returns:
+        The directory of the prepared data set, which `fermm.data.dataset.prepare` takes as path.
+
+    Raises:
+        InputError: nothing to read, or no predictor. What is found in a file by a worker comes as
+            the runner passes it on.
+    """
+    landmarks.find_method(source.method)
+    landmarks.find_predictor(source.predictor)
+    if not os.path.isdir(source.images):
+        _files(source.images)
+    builder = LargeFaces(source=source, data_dir=os.path.abspath(out))
+    with tempfile.TemporaryDirectory() as downloads:  # TFDS makes one; there are none
+        builder.download_and_prepare(
+            download_dir=downloads,
+            download_config=tfds.download.DownloadConfig(
+                beam_options=options or beam.options.pipeline_options.PipelineOptions([])
+            ),
+        )
+    return Path(builder.data_dir)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m fermm.data.beam", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--images", required=True, help="folder of images, or a glob of CSVs")
+    parser.add_argument("--out", required=True, help="directory that gets the data set")
+    parser.add_argument("--landmarks", default="paper", help="method of finding them")
+    parser.add_argument("--predictor", help="dlib's predictor, if not that of the package")
+    arguments, rest = parser.parse_known_args()
+    source = Source(arguments.images, arguments.landmarks, arguments.predictor)
+    try:
+        directory = prepare(
+            source, arguments.out, beam.options.pipeline_options.PipelineOptions(rest)
+        )
+    except InputError as error:
+        sys.exit(str(error).splitlines()[0])
+    print(f"config.data.path for a run: {directory}")
+
+
+if __name__ == "__main__":
+    main()
