@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+import fermm
 from fermm.errors import InputError
 from fermm.train import checkpoint, loop
 from fermm.train.checkpoint import Checkpoint, Position
@@ -169,6 +171,19 @@ def test_where_there_is_no_room_the_ones_before_stay(directory):
         "goes on after the last checkpoint"
     )
     assert sorted(p.name for p in directory.iterdir()) == ["2", "3", "4", "4+20"]
+
+
+def test_a_checkpoint_written_by_an_earlier_version_is_restored():
+    """Written once, when the format was new, and never again: see docs/design.md, Checkpoints."""
+    kept = pathlib.Path(__file__).parent / f"checkpoint_format_{checkpoint.FORMAT}"
+    assert checkpoint.find_damage(kept / "1") == ""
+    network = fermm.restore(kept / "1")
+    assert network.name == "landmarks"
+    with np.load(kept / "expected.npz") as expected:
+        found = network.predict(landmarks=expected["landmarks"])
+        np.testing.assert_allclose(found, expected["probabilities"], atol=1e-6)
+    saved = checkpoint.read(kept / "1", training=True)
+    assert set(saved.training) == {"step", "optimizer", "sums"}
 
 
 def test_check_tree_tells_both_ways():

@@ -15,9 +15,12 @@ import time
 import numpy as np
 import pytest
 
+import fermm
+from fermm import experiment
 from fermm.data import batches, dataset, source, splits, stream, synthetic, tfds_builder
 from fermm.data.faces import Faces
 from fermm.errors import InputError
+from trainings import assert_identical, small_config
 
 N, SHARDS = 300, 4
 
@@ -347,6 +350,36 @@ def test_prepare_leaves_the_faces_on_disk(drawn, tmp_path):
         assert isinstance(faces.landmarks, stream.Column)
         np.testing.assert_array_equal(faces.images[:], drawn.images[:20])
         np.testing.assert_array_equal(faces.landmarks[:], np.rint(drawn.landmarks[:20]))
+
+
+def test_a_column_of_some_rows(faces, drawn):
+    rows = np.random.default_rng(0).permutation(N)[:50]
+    column = faces.images.at(rows)
+    assert column.shape == (50, 48, 48)
+    np.testing.assert_array_equal(np.asarray(column), drawn.images[rows])
+    np.testing.assert_array_equal(column[[3, -1]], drawn.images[rows[[3, 49]]])
+    np.testing.assert_array_equal(column.at(np.array([4, 2]))[:], drawn.images[rows[[4, 2]]])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_that_streams_is_the_run_in_memory(drawn, directory, tmp_path, workers):
+    config = small_config(
+        networks=("landmarks",),
+        seeds=(0, 1),
+        data__source="fer2013",
+        data__path=str(directory),
+        landmarks__epochs=1,
+    )
+    config["data"]["workers"] = workers
+    networks = []
+    for streaming in (False, True):
+        config["data"]["streaming"] = streaming
+        experiment.run(config, tmp_path / str(streaming))
+        networks.append(fermm.restore(tmp_path / str(streaming), seed=1).variables)
+        assert workers_alive() == []
+    assert_identical(*networks)
+    # What is on disk does not belong to what a run is: it may go on either way.
+    experiment.run(config | {"networks": ("landmarks",)}, tmp_path / "False")
 
 
 @pytest.mark.skipif("FERMM_FER2013" not in os.environ, reason="needs FER2013")
