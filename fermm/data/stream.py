@@ -263,8 +263,8 @@ def chunks(
     dataset = grain.MapDataset.source(_Chunks(columns, rows, size)).to_iter_dataset(
         grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     )
-    # Through pipes: grain's blocks of shared memory are not always freed (its array is closed by a
-    # thread that may come too early), and a container has little of it.
+    # Through pipes: of grain's blocks of shared memory some were left over at the end, with a
+    # warning (seen with grain 0.2.18), and a container has little of it.
     options = grain.experimental.DatasetOptions(min_shm_size=1 << 62)
     dataset = grain.experimental.WithOptionsIterDataset(dataset, options)
     dataset = dataset.mp_prefetch(
