@@ -92,7 +92,7 @@ def content(workdir: Path) -> dict[str, Any]:
         elif file.suffix == ".json":
             found[name] = _without_times(json.loads(file.read_text()))
         elif file.name == "history.csv":
-            found[name] = _without_times(list(csv.DictReader(file.open())))
+            found[name] = _without_times(list(csv.DictReader(file.read_text().splitlines())))
         elif file.is_file() and file.name != "lock":
             found[name] = "there"  # pages and figures tell times; a file half-written would not be
     return found
@@ -100,10 +100,9 @@ def content(workdir: Path) -> dict[str, Any]:
 
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
-        # The audit's requirement about time has a value made of times.
         kept = {k: v for k, v in value.items() if k not in _TIMES}
-        if "training time" in str(kept.get("requirement", "")):
-            kept.pop("value", None)
+        if kept.get("number") == "non-functional 6":  # of the audit, about times
+            del kept["value"]
         return {k: _without_times(v) for k, v in kept.items()}
     if isinstance(value, list | tuple):
         return [_without_times(v) for v in value]
@@ -153,12 +152,14 @@ def main(argv: list[str] | None = None) -> None:
     kinds = list(moments(reference))
     # How long a kind of moment may last, as a share of the run.
     lasts = {"start-up": 0.3, "steps": 0.5, "checkpoint": 0.0, "evaluation": 0.2, "report": 0.2}
+    if options.chain:  # each kill finds less to do than the one before
+        lasts = {kind: share / options.kills for kind, share in lasts.items()}
     counts: dict[str, dict[str, int]] = {kind: {} for kind in kinds}
     same = 0
     workdir = options.out / "run"
     for i in range(options.kills):
         kind = kinds[i % len(kinds)]
-        delay = draw.uniform(0, lasts[kind] * took) or draw.uniform(0, 0.3)
+        delay = draw.uniform(0, lasts[kind] * took) or draw.uniform(0, 0.1)
         outcome = kill(workdir, options.arguments, log, kind, delay)
         counts[kind][outcome] = counts[kind].get(outcome, 0) + 1
         line = f"{i + 1}: {kind} + {delay:.2f} s: {outcome}"

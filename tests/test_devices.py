@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow
 HERE = pathlib.Path(__file__).parent
 
 

@@ -99,7 +99,7 @@ def test_seeds_trained_at_once_stop_and_go_on_together(tmp_path, monkeypatch, ca
         loop.fit(tasks, stop=StopAfter(9))
     capsys.readouterr()
     resumed = loop.fit(tasks)
-    assert "seeds 0, 1: goes on after step 3 of epoch 2 of 2" in capsys.readouterr().out
+    assert "seeds 0, 1: goes on after step 2 of epoch 2 of 2" in capsys.readouterr().out
     for (variables, history), (want, want_history) in zip(resumed, expected, strict=True):
         assert_identical(variables, want)
         assert without_seconds(history) == without_seconds(want_history)
@@ -191,6 +191,7 @@ with Stop() as stop:
     )
 
 
+@pytest.mark.slow
 def test_five_kills_change_no_bit(tmp_path, capsys):
     """The short form of what docs/reliability.md tells of."""
     kills.main(

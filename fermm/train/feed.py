@@ -22,7 +22,7 @@ def feed(
     layout: devices.Layout,
     first: int = 0,
     workers: int = 0,
-) -> Iterator[tuple[Batches, int]]:
+) -> Generator[tuple[Batches, int], None, None]:
     """The batches of an epoch from step `first` on, some steps at a time.
 
     Each process takes from its samples only what its own devices get.

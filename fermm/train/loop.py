@@ -312,41 +312,45 @@ def _fit(
             losses, accuracies = (np.ravel(x).astype(float) / seen for x in host.sums)
             step = first
             orders = [batches.order(seed, epoch, count) for seed in seeds]
-            for buffer, size in feed(data, orders, batch_size, layout, first, task.workers):
-                base = step
-                while step < base + size:
-                    until = min(step + chunk, base + size)
-                    tick = time.perf_counter()
-                    state = train_steps(
-                        state, frozen, dropout_keys, buffer, step - base, until - base
-                    )
-                    sums, fine = devices.to_host((state.sums, optim.is_finite(state.optimizer)))
-                    took = time.perf_counter() - tick
-                    seen = min(until * batch_size, count)
-                    losses, accuracies = (np.ravel(x).astype(float) / seen for x in sums)
-                    when = f"by step {until} of epoch {epoch + 1}"
-                    for seed, loss, good in zip(seeds, losses, np.ravel(fine), strict=True):
-                        if not math.isfinite(loss):
-                            refuse(seed, f"the loss is {loss}", when)
-                        if not good:
-                            refuse(seed, "a gradient, or its square, is not a finite number", when)
-                    shown.update(
-                        until - step,
-                        epoch=epoch + 1,
-                        loss=np.mean(losses),
-                        accuracy=np.mean(accuracies),
-                    )
-                    # The first call compiles, so it says nothing about the steps.
-                    late = time.monotonic() - saver.when - save_after
-                    asked, late, took = devices.agree(stop.requested, late, took)
-                    if compiled:
-                        chunk = max(1, min(2 * chunk, int(chunk * CHUNK_SECONDS / took)))
-                    compiled, step = True, until
-                    if asked:
-                        stop.request()
-                        stop_here(Position(epoch, step))
-                    elif late > 0:
-                        save(Position(epoch, step))
+            fed = feed(data, orders, batch_size, layout, first, task.workers)
+            with contextlib.closing(fed) as buffers:
+                for buffer, size in buffers:
+                    base = step
+                    while step < base + size:
+                        until = min(step + chunk, base + size)
+                        tick = time.perf_counter()
+                        state = train_steps(
+                            state, frozen, dropout_keys, buffer, step - base, until - base
+                        )
+                        sums, fine = devices.to_host((state.sums, optim.is_finite(state.optimizer)))
+                        took = time.perf_counter() - tick
+                        seen = min(until * batch_size, count)
+                        losses, accuracies = (np.ravel(x).astype(float) / seen for x in sums)
+                        when = f"by step {until} of epoch {epoch + 1}"
+                        for seed, loss, good in zip(seeds, losses, np.ravel(fine), strict=True):
+                            if not math.isfinite(loss):
+                                refuse(seed, f"the loss is {loss}", when)
+                            if not good:
+                                refuse(
+                                    seed, "a gradient, or its square, is not a finite number", when
+                                )
+                        shown.update(
+                            until - step,
+                            epoch=epoch + 1,
+                            loss=np.mean(losses),
+                            accuracy=np.mean(accuracies),
+                        )
+                        # The first call compiles, so it says nothing about the steps.
+                        late = time.monotonic() - saver.when - save_after
+                        asked, late, took = devices.agree(stop.requested, late, took)
+                        if compiled:
+                            chunk = max(1, min(2 * chunk, int(chunk * CHUNK_SECONDS / took)))
+                        compiled, step = True, until
+                        if asked:
+                            stop.request()
+                            stop_here(Position(epoch, step))
+                        elif late > 0:
+                            save(Position(epoch, step))
 
             host = devices.to_host(state)
             states = unstack(host, len(tasks))
@@ -416,7 +420,7 @@ def stack(trees: Sequence[Any]) -> Any:
 
 
 def unstack(tree: Any, count: int) -> list[Any]:
-    """The inverse of `_stack`."""
+    """The inverse of `stack`."""
     if count == 1:
         return [tree]
     return [jax.tree.map(lambda x: x[i], tree) for i in range(count)]  # noqa: B023
