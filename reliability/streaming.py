@@ -4,7 +4,8 @@
 
 Makes a data set of --times the faces of --data (2 GB for 20 times FER2013), by repetition on disk
 and in bounded memory, unless --out holds it already. Then reads one epoch of it through
-`fermm.data.stream.chunks`, in the order of `fermm.data.batches.order`. Fails if the processes take
+`fermm.data.stream.chunks`, in the order of `fermm.data.batches.order`, and makes a run of the
+landmark network of one epoch. Fails if the processes take
 more than --limit MB beyond what the process had after its imports. Linux only: memory is the
 proportional set size (PSS) of all processes, from /proc, in which shared pages count once.
 """
@@ -15,6 +16,7 @@ import json
 import multiprocessing
 import os
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -152,6 +154,31 @@ def read_epoch(directory: Path, size: int, workers: int) -> dict[str, float]:
     }
 
 
+def train_epoch(directory: Path, workdir: Path) -> dict[str, float]:
+    """A run of the landmark network for one epoch, from what lies in `directory`."""
+    import grain  # noqa: F401, as above
+
+    from configs import paper
+    from fermm import experiment
+
+    config = paper.get_config()
+    config.data.update({"path": str(directory), "streaming": True})
+    config.networks, config.report = ("landmarks",), False
+    config.landmarks.epochs = 1
+    config.evaluate.splits = ("validation", "test")
+    memory = Memory()
+    memory.look()
+    start_up = memory.all
+    began = time.perf_counter()
+    with memory.watch():
+        experiment.run(config.to_dict(), workdir)
+    return {
+        "seconds": time.perf_counter() - began,
+        "start_up_bytes": start_up,
+        "peak_bytes": memory.all,
+    }
+
+
 def main() -> int:
     """The command line; 1 if the memory was too much."""
     parser = argparse.ArgumentParser(prog="python -m reliability.streaming", description=__doc__)
@@ -184,6 +211,16 @@ def main() -> int:
             f"{beyond:.0f} MB beyond the start",
             flush=True,
         )
+    with tempfile.TemporaryDirectory() as workdir:
+        result = _in_process(train_epoch, directory, Path(workdir) / "run")
+    results.append(result)
+    beyond = (result["peak_bytes"] - result["start_up_bytes"]) / MB
+    failed |= beyond > options.limit
+    print(
+        f"a run of the landmark network, one epoch: {result['seconds']:.1f} s, at most "
+        f"{result['peak_bytes'] / MB:.0f} MB, {beyond:.0f} MB beyond the start",
+        flush=True,
+    )
     (options.out / "streaming.json").write_text(json.dumps(results, indent=2) + "\n")
     if failed:
         print(f"more than {options.limit:.0f} MB beyond the start", file=sys.stderr)
