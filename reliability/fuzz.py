@@ -4,8 +4,8 @@
 
 Each case is a good input, damaged at random. It is counted as accepted, or as refused: by an
 `InputError` of one line. Anything else is a finding: any other exception, a crash, a case that
-takes over 30 seconds or memory without end, and a file that a pickle has made. Its input and
-traceback are kept in --out, and the exit status is 1. The same seed gives the same cases.
+computes for over 30 seconds or takes memory without end, and a file that a pickle has made. Its
+input and traceback are kept in --out, and the exit status is 1. The same seed gives the same cases.
 
 Cases run in a process of their own, which is replaced now and then, and when it has crashed.
 """
@@ -40,7 +40,8 @@ from fermm.data.faces import EMOTIONS, USAGES, Faces
 from fermm.errors import InputError
 from reliability import damage
 
-SECONDS = 30  # for a case
+SECONDS = 30  # of computing, for a case: not of waiting, since the machine may be busy with others
+WAITING = 600  # seconds of all, after which the case is taken to wait for what never comes
 MEMORY = 24 << 30  # bytes of addresses; JAX alone reserves several
 RENEWED = 600  # seconds after which the process of the cases is replaced
 EXAMPLES = 3  # kept of findings that look the same
@@ -64,7 +65,7 @@ class Target(NamedTuple):
 
 
 class TooLong(BaseException):
-    """A case took more than SECONDS; no `except Exception` may swallow it."""
+    """A case took too long; no `except Exception` may swallow it."""
 
 
 # --- Faces ---------------------------------------------------------------------------------------
@@ -365,9 +366,9 @@ TARGETS = {
 def work(
     names: list[str], seed: int, begun: dict[str, int], scratch: Path, reports: Connection
 ) -> None:
-    """Runs cases until the process is ended: a tuple (target, number, outcome, text) for each.
+    """Runs cases until the process is ended; reports target, number, outcome, text and seconds.
 
-    The target with the least time so far has the next case, so that all have about as much.
+    The target with the least computing so far has the next case, so that all have about as much.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -377,9 +378,14 @@ def work(
         os.dup2(nowhere.fileno(), 2)  # what C++ libraries say of damaged files
 
     def stop(*_: object) -> None:
-        raise TooLong(f"took over {SECONDS} s")
+        raise TooLong(f"computed for over {SECONDS} s, or waited for {WAITING} s")
 
-    signal.signal(signal.SIGALRM, stop)
+    for alarm in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(alarm, stop)
+    for name in names:  # imports and compiles; a case that ended in an import would spoil the rest
+        shutil.copytree(scratch / "good" / name, scratch / "case", symlinks=True)
+        TARGETS[name].read(scratch / "case")
+        shutil.rmtree(scratch / "case")
     spent = dict.fromkeys(names, 0.0)
     while True:
         name = min(spent, key=spent.__getitem__)
@@ -387,10 +393,11 @@ def work(
         begun[name] += 1
         shutil.rmtree(case, ignore_errors=True)
         prepare(scratch / "good", name, seed, number, case)
-        reports.send((name, number, "begun", ""))
-        faulthandler.dump_traceback_later(2 * SECONDS, exit=True)  # where no signal is heeded
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
-        start, text = time.monotonic(), ""
+        reports.send((name, number, "begun", "", 0.0))
+        faulthandler.dump_traceback_later(2 * WAITING, exit=True)  # where no signal is heeded
+        signal.setitimer(signal.ITIMER_REAL, WAITING)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        start, text = time.process_time(), ""
         try:
             target.read(case)
             outcome = "accepted"
@@ -402,12 +409,14 @@ def work(
             outcome, text = "finding", traceback.format_exc()
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             faulthandler.cancel_dump_traceback_later()
         if EXECUTED.exists():
             EXECUTED.unlink()
             outcome, text = "finding", "code in the input was executed\n"
-        spent[name] += time.monotonic() - start
-        reports.send((name, number, outcome, text))
+        seconds = time.process_time() - start
+        spent[name] += seconds
+        reports.send((name, number, outcome, text, seconds))
 
 
 def prepare(good: Path, name: str, seed: int, number: int, case: Path) -> None:
@@ -456,6 +465,7 @@ def fuzz(names: list[str], minutes: float, seed: int, out: Path, first: int) -> 
             (scratch / "good" / name).mkdir(parents=True)
             TARGETS[name].make(scratch / "good" / name)
         start = told = time.monotonic()
+        computed = 0.0
         end = start + 60 * minutes
         while time.monotonic() < end:
             reports, sender = context.Pipe(duplex=False)
@@ -470,7 +480,8 @@ def fuzz(names: list[str], minutes: float, seed: int, out: Path, first: int) -> 
                 while time.monotonic() < until or outcome == "begun":
                     if not reports.poll(1.0):
                         continue
-                    name, number, outcome, text = reports.recv()
+                    name, number, outcome, text, seconds = reports.recv()
+                    computed += seconds
                     begun[name] = number + 1
                     if outcome != "begun":
                         counts[name]["cases"] += 1
@@ -493,7 +504,8 @@ def fuzz(names: list[str], minutes: float, seed: int, out: Path, first: int) -> 
             process.kill()
             process.join()
         took = (time.monotonic() - start) / 60
-    print(f"\nSeed {seed}, {took:.1f} minutes:\n{_table(counts)}", flush=True)
+    of = f"{took:.1f} minutes, of which {computed:.0f} s of computing in the cases"
+    print(f"\nSeed {seed}, {of}:\n{_table(counts)}", flush=True)
     return not any(count["finding"] for count in counts.values())
 
 
