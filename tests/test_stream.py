@@ -390,6 +390,7 @@ def test_an_epoch_of_the_real_data(tmp_path_factory):
         "cache_dir": os.environ.get("FERMM_CACHE") or str(tmp_path_factory.getbasetemp()),
         "landmarks": "paper",
         "predictor": "",
+        "on_error": "stop",
         "split": "paper",
         "split_seed": 0,
         "class_weights": "pooled",
