@@ -7,12 +7,15 @@ import shlex
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parent.parent
 FEW = ["--config.data.synthetic.count=200", "--config.image.arguments.hidden=8"]
 FEW += [f"--config.{n}.epochs=1" for n in ("image", "landmarks", "decision_fusion")]
 FEW += ["--config.feature_fusion.epochs=1"]
 
 
+@pytest.mark.slow
 def test_the_page_about_a_head_of_your_own(tmp_path):
     page = (ROOT / "docs" / "extending.md").read_text()
     blocks = re.findall(r"```(python|bash)\n(.*?)```", page, re.DOTALL)
