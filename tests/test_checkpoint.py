@@ -140,6 +140,18 @@ def test_what_a_killed_run_left_half_written_is_no_checkpoint(directory):
     assert sorted(p.name for p in directory.iterdir()) == ["2", "3"]
 
 
+def test_a_full_disk_is_noticed_before_anything_is_written(directory, monkeypatch, capfd):
+    usage = shutil.disk_usage(directory)._replace(free=20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with (
+        pytest.raises(InputError, match=r"epoch 5 could be written \(No space left on device\)"),
+        checkpoint.Writer(directory) as writer,
+    ):
+        writer.save(Position(5), some(1.1))
+    assert sorted(p.name for p in directory.iterdir()) == ["2", "3", "4", "4+20"]
+    assert capfd.readouterr() == ("", "")
+
+
 FULL = """
 import resource, sys, pathlib
 import numpy as np

@@ -117,6 +117,10 @@ class Writer:
         try:
             shutil.rmtree(aside, ignore_errors=True)  # left by a run that was killed
             aside.mkdir(parents=True)
+            # Found out here, for the threads of the array library print pages about it.
+            trees = (checkpoint.variables, checkpoint.training)
+            if shutil.disk_usage(aside).free < sum(x.nbytes for x in jax.tree.leaves(trees)):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             _write_arrays(aside / "variables", checkpoint.variables)
             assert checkpoint.training is not None
             _write_arrays(aside / "training", checkpoint.training)
