@@ -63,7 +63,8 @@ def run(
         stop: says when to stop, see `fermm.train.stop`; None never does.
 
     Returns:
-        What `metrics.json` holds; with `split_seeds`, for each of them (`split_<seed>`).
+        What `metrics.json` holds; with `split_seeds`, for each of them (`split_<seed>`). Of several
+        processes, only the first has it; the others get an empty dict.
 
     Raises:
         InputError: bad config, data, checkpoint or directory.
