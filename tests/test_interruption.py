@@ -77,6 +77,22 @@ def test_stopped_after_any_step_and_in_validation(whole, tmp_path, monkeypatch, 
     assert [p.name for p in checkpoint.positions(tmp_path / "checkpoints")] == ["1", "2"]
 
 
+def test_the_learning_rate_of_an_epoch_that_was_stopped_at_its_last_step(tmp_path, monkeypatch):
+    """The next update has another one already."""
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    task = task_in(tmp_path / "cut")
+    schedule = {"kind": "step", "factor": 0.5, "epochs": (1,)}
+    task = task._replace(settings=task.settings | {"schedule": schedule})
+    [(_, expected)] = loop.fit([task._replace(directory=tmp_path / "whole")])
+    assert [row["learning_rate"] for row in expected] == [1e-3, 5e-4]
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-9)
+    with pytest.raises(Stopped):
+        loop.fit([task], stop=StopAfter(5))
+    [(_, history)] = loop.fit([task])
+    assert without_seconds(history) == without_seconds(expected)
+
+
 def test_stopped_again_and_again(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-9)
     task, reached = task_in(tmp_path), []

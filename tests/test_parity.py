@@ -236,9 +236,9 @@ def our_learning_rates(section, losses, steps_per_epoch=3):
     state = optim.transform.init({"x": jnp.zeros(2)})
     rates = []
     for loss in losses:
-        rates.append(optim.learning_rate(state))
         for _ in range(steps_per_epoch):
             _, state = optim.transform.update({"x": jnp.ones(2)}, state)
+        rates.append(optim.learning_rate(state))
         state = optim.end_epoch(state, loss)
     return rates
 

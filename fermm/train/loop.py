@@ -7,7 +7,7 @@ import time
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -207,203 +207,288 @@ def _fit(
     tasks: Sequence[Task], done: Position, layout: devices.Layout, stop: Stop, save_after: float
 ) -> list[tuple[dict[str, Any], list[dict[str, float]]]]:
     """`fit` for tasks that have all come as far as `done`."""
-    task, seeds = tasks[0], [task.seed for task in tasks]
-    settings = task.settings
-    epochs, batch_size = settings["epochs"], settings["batch_size"]
-    count = len(task.train.labels)
-    steps_per_epoch = math.ceil(count / batch_size)
-    label = f"{task.name}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-
-    optim = optimizer.make(settings["learning_rate"], settings["schedule"], steps_per_epoch)
-    starts, frozens, histories, finished = [], [], [], []
-    spent = 0.0  # seconds on the epoch to go on with
-    for each in tasks:
-        params, frozen = partition.split(each.variables["params"], each.trained)
-        statistics = dict(each.variables.get("batch_stats", {}))
-        start = steps.State(
-            jnp.int32(0), params, statistics, optim.transform.init(params), steps.zero_sums()
-        )
-        history: list[dict[str, float]] = []
-        if done != Position(0):
-            where = each.directory / "checkpoints" / done.name
-            saved = checkpoint.read(where, training=True)
-            checkpoint.check_tree(each.variables, saved.variables, str(where))
-            history, spent = saved.meta["history"], saved.meta["seconds"]
-            if devices.is_main():
-                write_history(each.directory / "history.csv", history)
-            finished.append((saved.variables, history))
-            if done.epoch < epochs:
-                start = _restore(start, saved, frozen, each.trained, where)
-        starts.append(devices.to_host(start))
-        frozens.append(devices.to_host(frozen))
-        histories.append(history)
+    epochs = tasks[0].settings["epochs"]
     if done.epoch >= epochs:
-        return finished
-    if done != Position(0) and devices.is_main():
-        print(f"{label}: goes on after {done} of {epochs}", flush=True)
+        saved = [_read(task, done, training=False) for task in tasks]
+        return [(each.variables, each.meta["history"]) for each in saved]
+    training = _Training(tasks, done, layout, stop, save_after)
+    with stop.deferred(), contextlib.ExitStack() as open_now:
+        training.open(open_now)
+        for epoch in range(done.epoch, epochs):
+            training.train(epoch)
+            training.end_epoch(epoch, training.validate(epoch))
+        training.saver.wait()
+    devices.wait_for_all(f"{training.label} trained")
+    return list(zip(training.variables(), training.histories, strict=True))
 
-    stacked = len(tasks) > 1
-    train_steps = steps.make_train_steps(
-        task.module,
-        optim.transform,
-        jnp.asarray(task.class_weights, jnp.float32),
-        layout,
-        task.method,
-        stacked,
-    )
-    forward = steps.make_forward(task.module, layout, task.method)
-    host = stack(starts)
-    state, frozen = (devices.put(tree, layout.state) for tree in (host, stack(frozens)))
-    data = [each.train for each in tasks]
-    dropout_keys = put_keys([key_for(seed, task.name, "dropout") for seed in seeds], layout)
-    del starts
 
-    def variables_of(states: Sequence[steps.State]) -> list[dict[str, Any]]:
+class _Training:
+    """A training under way: of one network, from one seed or from several at once.
+
+    Attributes:
+        label: names the network and its seeds.
+        histories: of each seed, one row an epoch.
+        saver: writes checkpoints and histories, once `open` has been called.
+    """
+
+    saver: _Saver
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        done: Position,
+        layout: devices.Layout,
+        stop: Stop,
+        save_after: float,
+    ) -> None:
+        task, seeds = tasks[0], [task.seed for task in tasks]
+        self._tasks, self._seeds, self._done, self._layout = tasks, seeds, done, layout
+        self._stop, self._save_after = stop, save_after
+        self._epochs, self._batch_size = task.settings["epochs"], task.settings["batch_size"]
+        self._count = len(task.train.labels)
+        self._steps_per_epoch = math.ceil(self._count / self._batch_size)
+        self.label = f"{task.name}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+        self._optim = optimizer.make(
+            task.settings["learning_rate"], task.settings["schedule"], self._steps_per_epoch
+        )
+        starts = [_start(each, done, self._optim) for each in tasks]
+        if done != Position(0) and devices.is_main():
+            print(f"{self.label}: goes on after {done} of {self._epochs}", flush=True)
+        self.histories = [start.history for start in starts]
+        self._frozens = [start.frozen for start in starts]
+        self._host = stack([start.state for start in starts])  # the state, on the host
+        self._state = devices.put(self._host, layout.state)
+        self._frozen = devices.put(stack(self._frozens), layout.state)
+        self._dropout_keys = put_keys([key_for(s, task.name, "dropout") for s in seeds], layout)
+        self._train_steps = steps.make_train_steps(
+            task.module,
+            self._optim.transform,
+            jnp.asarray(task.class_weights, jnp.float32),
+            layout,
+            task.method,
+            len(tasks) > 1,
+        )
+        self._forward = steps.make_forward(task.module, layout, task.method)
+        self._chunk = 0  # steps in a call of it; 0 before the first one
+        self._began, self._carried = 0.0, starts[0].seconds
+
+    def open(self, open_now: contextlib.ExitStack) -> None:
+        """Opens what has to be closed when the training ends."""
+        self.saver = _Saver(self._tasks, self._done, open_now)
+        first = self._done.epoch * self._steps_per_epoch + self._done.step
+        total = self._epochs * self._steps_per_epoch
+        self._shown = open_now.enter_context(progress.Progress(self.label, total, first))
+
+    def variables(self) -> list[dict[str, Any]]:
+        """Of each seed, frozen parameters included, as of the last epoch's end."""
+        return self._variables_of(unstack(self._host, len(self._tasks)))
+
+    def train(self, epoch: int) -> None:
+        """The steps of an epoch, or what is left of them."""
+        self._began = time.perf_counter()
+        first = self._done.step if epoch == self._done.epoch else 0
+        if not first:
+            self._carried = 0.0
+            zeros = jax.tree.map(np.zeros_like, self._host.sums)
+            self._state = self._state._replace(sums=devices.put(zeros, self._layout.state))
+        fed = feed(
+            [task.train for task in self._tasks],
+            [batches.order(seed, epoch, self._count) for seed in self._seeds],
+            self._batch_size,
+            self._layout,
+            first,
+            self._tasks[0].workers,
+        )
+        with contextlib.closing(fed) as buffers:
+            for buffer, size in buffers:
+                self._train_on(buffer, Position(epoch, first), size)
+                first += size
+        self._host = devices.to_host(self._state)
+
+    def _train_on(self, buffer: steps.Batches, start: Position, size: int) -> None:
+        """The `size` steps of `buffer`, of which the first is the one after `start`."""
+        done = 0
+        while done < size:
+            until = min(done + max(1, self._chunk), size)
+            here = Position(start.epoch, start.step + until)
+            tick = time.perf_counter()
+            self._state = self._train_steps(
+                self._state, self._frozen, self._dropout_keys, buffer, done, until
+            )
+            sums, finite = devices.to_host(
+                (self._state.sums, self._optim.is_finite(self._state.optimizer))
+            )
+            took = time.perf_counter() - tick
+            loss, accuracy = self._means(sums, here.step)
+            self._refuse_unless(np.isfinite(loss), f"by {here}", "the loss is {}", loss)
+            self._refuse_unless(
+                np.ravel(finite), f"by {here}", "a gradient, or its square, is not a finite number"
+            )
+            self._shown.update(
+                until - done, epoch=here.epoch + 1, loss=np.mean(loss), accuracy=np.mean(accuracy)
+            )
+            done = until
+            late = time.monotonic() - self.saver.when - self._save_after
+            asked, late, took = devices.agree(self._stop.requested, late, took)
+            # The first call compiles, so it says nothing about the steps.
+            fitting = int(self._chunk * CHUNK_SECONDS / took)
+            self._chunk = max(1, min(2 * self._chunk, fitting))
+            if asked:
+                self._stop.request()
+                self._stop_at(here)
+            elif late > 0:
+                self._save(here)
+
+    def validate(self, epoch: int) -> list[tuple[float, float]]:
+        """Of each seed, validation loss and accuracy."""
+        # Of several processes, which must go on together, none stops on its own.
+        check = self._stop.check if jax.process_count() == 1 else None
+        try:
+            validated = [
+                figures(self._forward(v, task.validation.inputs, check), task.validation)
+                for v, task in zip(self.variables(), self._tasks, strict=True)
+            ]
+        except Stopped:
+            self._stop_at(Position(epoch, self._steps_per_epoch))
+            raise
+        losses = np.array([loss for loss, _ in validated])
+        self._refuse_unless(
+            np.isfinite(losses), f"after epoch {epoch + 1}", "the validation loss is {}", losses
+        )
+        return validated
+
+    def end_epoch(self, epoch: int, validated: Sequence[tuple[float, float]]) -> None:
+        """Lets the schedule see the validation losses, and writes down what the epoch has given."""
+        seconds = self._seconds()
+        figures_of_seeds = zip(
+            *self._means(self._host.sums, self._steps_per_epoch),
+            validated,
+            np.broadcast_to(self._optim.learning_rate(self._host.optimizer), len(self._tasks)),
+            strict=True,
+        )
+        for task, history, (loss, accuracy, (val_loss, val_accuracy), rate) in zip(
+            self._tasks, self.histories, figures_of_seeds, strict=True
+        ):
+            spent = seconds + (0 if epoch else task.setup_seconds)
+            row = map(float, (loss, accuracy, val_loss, val_accuracy, rate, spent))
+            history.append(dict(zip(HISTORY_COLUMNS, (epoch + 1, *row), strict=True)))
+
+        losses = jnp.asarray([loss for loss, _ in validated], jnp.float32)
+        old = self._host.optimizer
+        new = self._optim.end_epoch(old, losses if len(self._tasks) > 1 else losses[0])
+        on_devices = jax.tree.map(
+            lambda x, o, n: x if n is o else devices.put(n, self._layout.state),
+            self._state.optimizer,
+            old,
+            new,
+        )
+        self._state = self._state._replace(optimizer=on_devices)
+        self._host = self._host._replace(optimizer=jax.tree.map(np.asarray, new))
+
+        if devices.is_main():
+            self._shown.line(f"{self.label}  {self._describe_epoch()}")
+        self._save(Position(epoch + 1))
+        self.saver.history(self.histories)
+
+    def _describe_epoch(self) -> str:
+        last = [history[-1] for history in self.histories]
+        mean = {name: np.mean([row[name] for row in last]) for name in HISTORY_COLUMNS[1:]}
+        return (
+            f"epoch {last[0]['epoch']:>2}/{self._epochs}"
+            f"  loss {mean['loss']:.4f}  accuracy {mean['accuracy']:.4f}"
+            f"  val_loss {mean['val_loss']:.4f}  val_accuracy {mean['val_accuracy']:.4f}"
+            f"  learning_rate {mean['learning_rate']:.3g}"
+            f"  {mean['seconds'] * len(last):.1f} s"
+        )
+
+    def _means(self, sums: steps.Sums, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of each seed, the loss and the accuracy over the epoch up to `step`."""
+        seen = min(step * self._batch_size, self._count)
+        loss, accuracy = (np.ravel(x).astype(float) / seen for x in sums)
+        return loss, accuracy
+
+    def _seconds(self) -> float:
+        """Spent on this epoch so far, those before an interruption included; a seed's share."""
+        return self._carried + (time.perf_counter() - self._began) / len(self._tasks)
+
+    def _variables_of(self, states: Sequence[steps.State]) -> list[dict[str, Any]]:
         trees = [
-            {"params": partition.merge(s.params, f), "batch_stats": s.statistics}
-            for s, f in zip(states, frozens, strict=True)
+            {"params": partition.merge(state.params, frozen), "batch_stats": state.statistics}
+            for state, frozen in zip(states, self._frozens, strict=True)
         ]
         return [{k: tree for k, tree in each.items() if tree} for each in trees]
 
-    with contextlib.ExitStack() as open_now:
-        open_now.enter_context(stop.deferred())
-        saver = _Saver(tasks, done, open_now)
-        # Of several processes, which must go on together, none stops on its own.
-        check = stop.check if jax.process_count() == 1 else None
-        shown = open_now.enter_context(
-            progress.Progress(
-                label, epochs * steps_per_epoch, done.epoch * steps_per_epoch + done.step
-            )
+    def _save(self, position: Position) -> None:
+        if position.step:
+            states, seconds = devices.to_host(self._state), self._seconds()
+        else:
+            states, seconds = self._host, 0.0
+        each = unstack(states, len(self._tasks))
+        self.saver.save(position, each, self._variables_of(each), self.histories, seconds)
+
+    def _stop_at(self, position: Position) -> None:
+        self._save(position)
+        self.saver.wait()
+        if devices.is_main():
+            self._shown.line(f"{self.label}: checkpoint of {position} written")
+        self._stop.check()
+
+    def _refuse_unless(
+        self, good: np.ndarray, when: str, what: str, values: np.ndarray | None = None
+    ) -> None:
+        """Raises InputError for the first seed of which `good` is false."""
+        if good.all():
+            return
+        i, name = int(np.argmin(good)), self._tasks[0].name
+        value = "" if values is None else values[i]
+        raise InputError(
+            f"{name}, seed {self._seeds[i]}: {what.format(value)} {when}; "
+            f"{self.saver.describe()}; a lower config.{name}.learning_rate may help, "
+            "config.debug_nans finds the operation"
         )
 
-        def save(position: Position) -> None:
-            states = unstack(devices.to_host(state), len(tasks))
-            saver.save(position, states, variables_of(states), histories, spent_now())
 
-        def stop_here(position: Position) -> None:
-            save(position)
-            saver.wait()
-            if devices.is_main():
-                shown.line(f"{label}: checkpoint of {position} written")
-            stop.check()
+class _Start(NamedTuple):
+    """What the training of one seed begins with, or goes on with.
 
-        def refuse(seed: int, what: str, when: str) -> NoReturn:
-            raise InputError(
-                f"{task.name}, seed {seed}: {what} {when}; {saver.describe()}; a lower "
-                f"config.{task.name}.learning_rate may help, config.debug_nans finds the operation"
-            )
+    Attributes:
+        state: NumPy arrays.
+        frozen: the parameters that are not trained.
+        history: so far.
+        seconds: spent on the epoch that it goes on with.
+    """
 
-        chunk = 1
-        compiled = False
-        for epoch in range(done.epoch, epochs):
-            began, carried = time.perf_counter(), spent
-            spent = 0.0
+    state: steps.State
+    frozen: Any
+    history: list[dict[str, float]]
+    seconds: float
 
-            def spent_now() -> float:
-                return carried + (time.perf_counter() - began) / len(tasks)  # noqa: B023
 
-            rates = np.broadcast_to(optim.learning_rate(host.optimizer), len(tasks))
-            first = done.step if epoch == done.epoch else 0
-            if not first:
-                state = state._replace(
-                    sums=devices.put(jax.tree.map(np.zeros_like, host.sums), layout.state)
-                )
-            seen = max(1, min(first * batch_size, count))
-            losses, accuracies = (np.ravel(x).astype(float) / seen for x in host.sums)
-            step = first
-            orders = [batches.order(seed, epoch, count) for seed in seeds]
-            fed = feed(data, orders, batch_size, layout, first, task.workers)
-            with contextlib.closing(fed) as buffers:
-                for buffer, size in buffers:
-                    base = step
-                    while step < base + size:
-                        until = min(step + chunk, base + size)
-                        tick = time.perf_counter()
-                        state = train_steps(
-                            state, frozen, dropout_keys, buffer, step - base, until - base
-                        )
-                        sums, fine = devices.to_host((state.sums, optim.is_finite(state.optimizer)))
-                        took = time.perf_counter() - tick
-                        seen = min(until * batch_size, count)
-                        losses, accuracies = (np.ravel(x).astype(float) / seen for x in sums)
-                        when = f"by step {until} of epoch {epoch + 1}"
-                        for seed, loss, good in zip(seeds, losses, np.ravel(fine), strict=True):
-                            if not math.isfinite(loss):
-                                refuse(seed, f"the loss is {loss}", when)
-                            if not good:
-                                refuse(
-                                    seed, "a gradient, or its square, is not a finite number", when
-                                )
-                        shown.update(
-                            until - step,
-                            epoch=epoch + 1,
-                            loss=np.mean(losses),
-                            accuracy=np.mean(accuracies),
-                        )
-                        # The first call compiles, so it says nothing about the steps.
-                        late = time.monotonic() - saver.when - save_after
-                        asked, late, took = devices.agree(stop.requested, late, took)
-                        if compiled:
-                            chunk = max(1, min(2 * chunk, int(chunk * CHUNK_SECONDS / took)))
-                        compiled, step = True, until
-                        if asked:
-                            stop.request()
-                            stop_here(Position(epoch, step))
-                        elif late > 0:
-                            save(Position(epoch, step))
+def _start(task: Task, done: Position, optim: optimizer.Optimizer) -> _Start:
+    """From the variables of the task, or from the checkpoint of `done`."""
+    params, frozen = partition.split(task.variables["params"], task.trained)
+    statistics = dict(task.variables.get("batch_stats", {}))
+    state = steps.State(
+        jnp.int32(0), params, statistics, optim.transform.init(params), steps.zero_sums()
+    )
+    history, seconds = [], 0.0
+    if done != Position(0):
+        saved = _read(task, done, training=True)
+        where = task.directory / "checkpoints" / done.name
+        state = _restore(state, saved, frozen, task.trained, where)
+        history, seconds = saved.meta["history"], saved.meta["seconds"]
+    return _Start(devices.to_host(state), devices.to_host(frozen), history, seconds)
 
-            host = devices.to_host(state)
-            states = unstack(host, len(tasks))
-            variables = variables_of(states)
-            try:
-                validated = [
-                    figures(forward(v, each.validation.inputs, check), each.validation)
-                    for v, each in zip(variables, tasks, strict=True)
-                ]
-            except Stopped:
-                stop_here(Position(epoch, steps_per_epoch))
-                raise
-            for seed, (val_loss, _) in zip(seeds, validated, strict=True):
-                if not math.isfinite(val_loss):
-                    refuse(seed, f"the validation loss is {val_loss}", f"after epoch {epoch + 1}")
-            val_losses = jnp.asarray([loss for loss, _ in validated], jnp.float32)
-            ended = optim.end_epoch(host.optimizer, val_losses if stacked else val_losses[0])
-            state = state._replace(
-                optimizer=jax.tree.map(
-                    lambda x, old, new: x if new is old else devices.put(new, layout.state),
-                    state.optimizer,
-                    host.optimizer,
-                    ended,
-                )
-            )
-            host = host._replace(optimizer=jax.tree.map(np.asarray, ended))
-            seconds = spent_now()
-            for i, each in enumerate(tasks):
-                row = (
-                    *(epoch + 1, losses[i], accuracies[i], *validated[i], rates[i]),
-                    seconds + (0 if epoch else each.setup_seconds),
-                )
-                histories[i].append(
-                    dict(zip(HISTORY_COLUMNS, (row[0], *map(float, row[1:])), strict=True))
-                )
-            means = {
-                name: np.mean([history[-1][name] for history in histories])
-                for name in HISTORY_COLUMNS[1:]
-            }
-            if devices.is_main():
-                shown.line(
-                    f"{label}  epoch {epoch + 1:>2}/{epochs}"
-                    f"  loss {means['loss']:.4f}  accuracy {means['accuracy']:.4f}"
-                    f"  val_loss {means['val_loss']:.4f}  val_accuracy {means['val_accuracy']:.4f}"
-                    f"  learning_rate {means['learning_rate']:.3g}"
-                    f"  {means['seconds'] * len(tasks):.1f} s"
-                )
-            states = unstack(host, len(tasks))
-            saver.save(Position(epoch + 1), states, variables, histories, 0.0)
-            saver.history(histories)
-        saver.wait()
-    devices.wait_for_all(f"{label} trained")
-    return list(zip(variables, histories, strict=True))
+
+def _read(task: Task, done: Position, training: bool) -> checkpoint.Checkpoint:
+    """The checkpoint of `done`; the history in it is then that in `history.csv`."""
+    where = task.directory / "checkpoints" / done.name
+    saved = checkpoint.read(where, training=training)
+    checkpoint.check_tree(task.variables, saved.variables, str(where))
+    if devices.is_main():
+        write_history(task.directory / "history.csv", saved.meta["history"])
+    return saved
 
 
 def put_keys(keys: Sequence[jax.Array], layout: devices.Layout) -> jax.Array:

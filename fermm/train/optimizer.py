@@ -118,7 +118,7 @@ class Optimizer(NamedTuple):
     Attributes:
         transform: optax transformation; `update` takes no extra arguments inside an epoch.
         end_epoch: (state, validation loss) -> state, called once after each epoch.
-        learning_rate: state -> the learning rate of the next update, a NumPy float.
+        learning_rate: state -> the learning rate of the last update made, a NumPy float.
         is_finite: state -> whether every gradient so far was a finite number whose square is one:
             a running mean that has taken up another stays as it is. bool, compiled.
 
@@ -170,9 +170,12 @@ def make(learning_rate: float, schedule: Mapping[str, Any], steps_per_epoch: int
             return state
         return (state[0], by_schedule.update({}, state[1], value=validation_loss)[1], state[2])
 
-    def current(state: Any) -> Any:
+    def last(state: Any) -> Any:
+        before = state[1]
+        if isinstance(before, optax.ScaleByScheduleState):  # at an epoch's end, of the next one
+            before = before._replace(count=before.count - 1)
         # Whatever the schedule, it is a factor on updates: ask it for the factor.
-        scale, _ = by_schedule.update(jnp.float32(1), state[1])
+        scale, _ = by_schedule.update(jnp.float32(1), before)
         return np.asarray(scale, np.float64) * learning_rate
 
     def is_finite(state: Any) -> jax.Array:
@@ -181,4 +184,4 @@ def make(learning_rate: float, schedule: Mapping[str, Any], steps_per_epoch: int
         sums = [jnp.sum(x, tuple(range(axes, x.ndim))) for x in moments]
         return functools.reduce(jnp.logical_and, map(jnp.isfinite, sums))
 
-    return Optimizer(transform, end_epoch, current, jax.jit(is_finite))
+    return Optimizer(transform, end_epoch, last, jax.jit(is_finite))
