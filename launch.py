@@ -22,6 +22,7 @@ import hashlib
 import os
 import platform
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -67,6 +68,15 @@ def main(argv: list[str]) -> None:
             if not stop.requested:
                 _fail(str(error))
             leave(stop.number, "stopped; the same command goes on after the last checkpoint")
+        except BrokenPipeError:
+            # Nobody reads what it says, as after `| head`: ended as by SIGPIPE, without a word.
+            os._exit(128 + signal.SIGPIPE)
+        except MemoryError as error:
+            what = f" ({error})" if str(error) else ""
+            _fail(
+                f"memory is not enough{what}; config.data.streaming leaves the data on disk, "
+                "config.<network>.seeds_at_once=1 trains one seed at a time"
+            )
         except OSError as error:
             if error.errno not in _OF_THE_SYSTEM:
                 raise

@@ -1,6 +1,7 @@
 """Paths as users write them, and files that are there as a whole or not at all."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ def whole(
     """What is written to the path that this gives becomes the file `path` when the context ends.
 
     Until then `path` is what it was; if anything is raised it stays so, and nothing else is left.
+    It is on the disk before it gets its name, so that a power cut leaves the one or the other.
 
     Args:
         path: the file, in a directory that exists.
@@ -39,10 +41,30 @@ def whole(
     try:
         try:
             yield aside
+            bring_to_disk(aside)
             os.replace(aside, path)
+            bring_to_disk(path.parent)
         finally:
             with contextlib.suppress(OSError):
                 aside.unlink()
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"{path}: cannot be written ({reason}); {remedy}") from error
+
+
+def bring_to_disk(path: Path) -> None:
+    """Returns when the file `path`, or the list of names in that directory, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that has no such thing
+            raise
+    finally:
+        os.close(handle)
+
+
+def bring_all_to_disk(path: Path) -> None:
+    """`bring_to_disk` for a directory and all that is below it."""
+    for below in [*path.rglob("*"), path]:
+        bring_to_disk(below)

@@ -12,12 +12,13 @@ import time
 import numpy as np
 import pytest
 
+from fermm import experiment
 from fermm.errors import InputError
 from fermm.train import checkpoint, loop
 from fermm.train.checkpoint import Position
 from fermm.train.stop import Stop, Stopped
 from reliability import kills
-from trainings import assert_identical, make_task, make_tasks, without_seconds
+from trainings import assert_identical, make_task, make_tasks, small_config, without_seconds
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -75,6 +76,34 @@ def test_stopped_after_any_step_and_in_validation(whole, tmp_path, monkeypatch, 
     again = checkpoint.read(tmp_path / "checkpoints" / "2", training=True)
     assert_identical(again.training, saved.training)
     assert [p.name for p in checkpoint.positions(tmp_path / "checkpoints")] == ["1", "2"]
+
+
+def test_all_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    """A power cut keeps what was brought to the disk, and of the rest perhaps the names alone."""
+    on_disk, renamed = {}, []
+    fsync, replace = os.fsync, os.replace
+
+    def note(handle):
+        fsync(handle)
+        of = os.fstat(handle)
+        on_disk[of.st_ino] = (of.st_size, of.st_mtime_ns)
+
+    def check(source, target):
+        source = pathlib.Path(source)
+        for path in [source, *source.rglob("*")]:
+            of = path.stat()
+            now = (of.st_size, of.st_mtime_ns)
+            assert ".removing" in str(target) or on_disk.get(of.st_ino) == now, path
+        replace(source, target)
+        renamed.append(pathlib.Path(target).name)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "replace", check)
+    experiment.run(small_config(networks=("landmarks",), landmarks__epochs=4), tmp_path / "run")
+    assert {"config.json", "history.csv", "metrics.json", "samples.npz", "1", "4"} <= {*renamed}
+    left = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    others = [path for path in left if not set(path.relative_to(tmp_path).parts) & {*renamed}]
+    assert [path.name for path in others] == ["lock"]
 
 
 def test_the_learning_rate_of_an_epoch_that_was_stopped_at_its_last_step(tmp_path, monkeypatch):

@@ -26,7 +26,7 @@ from fermm.data import fer2013, stream
 from fermm.data import landmarks as landmarks_lib
 from fermm.data.faces import Faces
 from fermm.errors import InputError
-from fermm.paths import expand
+from fermm.paths import bring_all_to_disk, expand
 
 Report = Callable[[str, int, int], None]
 """Called with the stage ("reading", "landmarks", "writing"), what of it is done, and its total."""
@@ -219,6 +219,7 @@ def write(faces: Faces, root: str | os.PathLike[str], identity: str) -> pathlib.
                 f"cannot write the prepared data set to {directory} ({_first_line(error)}): "
                 "make room or set config.data.cache_dir"
             ) from error
+    bring_all_to_disk(directory)
     return directory
 
 

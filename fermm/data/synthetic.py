@@ -207,9 +207,10 @@ def spoiled_rows(count: int, seed: int = 0, spoiled: float = 0.0) -> np.ndarray:
         raise InputError(f"seed is {seed}: give a whole number from 0")
     if not 0.0 <= spoiled <= 1.0:
         raise InputError(f"spoiled is {spoiled}: give a share from 0 to 1")
-    blocks = range(-(-count // BLOCK))
-    chance = [np.random.default_rng((seed, block, 1)).random(BLOCK) for block in blocks]
-    return np.concatenate(chance)[:count] < spoiled
+    chance = np.empty((-(-count // BLOCK), BLOCK))  # where there is no memory, this tells at once
+    for block, row in enumerate(chance):
+        row[:] = np.random.default_rng((seed, block, 1)).random(BLOCK)
+    return chance.ravel()[:count] < spoiled
 
 
 def _misplace(landmarks: np.ndarray, seed: int, block: int) -> np.ndarray:

@@ -29,6 +29,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from fermm.errors import InputError
+from fermm.paths import bring_all_to_disk, bring_to_disk
 
 FORMAT = 3
 WHICH = ("last", "best")
@@ -127,12 +128,12 @@ class Writer:
             meta = {"format": FORMAT, **checkpoint.meta}
             (aside / _META).write_text(json.dumps(meta, indent=1) + "\n")
             (aside / _CHECKSUMS).write_text(json.dumps(_checksums(aside), indent=1) + "\n")
-            _bring_to_disk(aside)
+            bring_all_to_disk(aside)
             there = self._directory / position.name
             if there.exists():
                 _remove(there)
             os.replace(aside, there)
-            _sync(self._directory)
+            bring_to_disk(self._directory)
             self._prune(position)
         # Orbax and tensorstore raise many types where the disk is full or a right is missing.
         except Exception as error:
@@ -187,19 +188,6 @@ def _checksums(path: Path) -> dict[str, dict[str, Any]]:
 def _sha256(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _bring_to_disk(path: Path) -> None:
-    for below in [*path.rglob("*"), path]:
-        _sync(below)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _remove(path: Path) -> None:
