@@ -25,6 +25,7 @@ from fermm.errors import InputError
 from fermm.evaluate import metrics, table
 from fermm.evaluate import run as run_lib
 from fermm.models.fusion import MODALITIES
+from fermm.models.types import shapes
 from fermm.paths import expand
 from fermm.train import checkpoint, devices, loop, partition, steps
 from fermm.train.stop import Stop
@@ -75,6 +76,7 @@ def run(
     if config["split_seeds"]:
         return _run_splits(config, workdir, stop)
     _check_parts_exist(config, workdir)
+    _check_networks(config, workdir)
     settings.check_workdir(config, workdir)
     with devices.main_first("read the data"):  # and prepares them, if need be
         source = load(config["data"])  # before anything is written: bad data leaves no directory
@@ -178,6 +180,31 @@ def _check_parts_exist(config: Mapping[str, Any], workdir: Path) -> None:
                         f"config.{name}.start_from"
                     )
                     raise InputError(f"{where}: no trained {part} network for {name}: {remedy}")
+
+
+def _check_networks(config: Mapping[str, Any], workdir: Path) -> None:
+    """Each network can be built, and what is trained of it is there: seen before hours of work."""
+    specs: dict[str, dict[str, Any]] = {}
+    for name in _in_order(config):
+        section = config[name]
+        spec: dict[str, Any] = {"arguments": dict(section["arguments"])}
+        if models.is_fusion(section):
+            spec["head"] = section["head"]
+            for part in MODALITIES:
+                if not section["start_from"] and part in specs:
+                    spec[part] = specs[part]
+                    continue
+                where = _part_directory(config, workdir, name, part) / f"seed_{config['seeds'][0]}"
+                spec[part] = checkpoint.read_meta(checkpoint.locate(where / "checkpoints"))["spec"]
+        else:
+            spec["model"] = section["model"]
+        specs[name] = spec
+        try:
+            module = models.build(spec)
+            variables = jax.eval_shape(module.init, jax.random.key(0), shapes(module.inputs))
+            partition.trained_paths(variables["params"], section["trainable"])
+        except InputError as error:
+            raise InputError(f"config.{name}: {error}") from None
 
 
 def _is_trained(directory: Path) -> bool:

@@ -15,6 +15,7 @@ from fermm.data import dataset
 from fermm.data import landmarks as landmarks_lib
 from fermm.data.faces import IMAGE_SIZE, POINTS
 from fermm.errors import InputError
+from fermm.models.types import shapes
 from fermm.paths import expand
 from fermm.train import checkpoint
 
@@ -216,11 +217,7 @@ def restore(
     if seed is not None and saved.meta["seed"] != seed:
         raise InputError(f"{where}: is of seed {saved.meta['seed']}, not {seed}")
     module = models.build(saved.meta["spec"])
-    inputs = {
-        "images": np.zeros((1, IMAGE_SIZE, IMAGE_SIZE), np.uint8),
-        "landmarks": np.zeros((1, POINTS, 2), np.float32),
-    }
-    expected = jax.eval_shape(module.init, jax.random.key(0), inputs)
+    expected = jax.eval_shape(module.init, jax.random.key(0), shapes(module.inputs))
     checkpoint.check_tree(expected, saved.variables, str(where))
     return Network(module, saved)
 

@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import re
+import signal
 import subprocess
 import sys
 
@@ -157,6 +159,26 @@ def test_the_run_directory_of_another_config(tmp_path):
         f"launch.py: {tmp_path / 'run'}: a run with another config: config.landmarks.epochs is 99 "
         "there and 16 now; choose another --workdir, or the same config\n"
     )
+
+
+def test_more_data_than_memory():
+    result = launch("--config.data.synthetic.count=1000000000000")
+    assert result.returncode == 1
+    assert re.fullmatch(
+        r"launch.py: memory is not enough \(Unable to allocate .* TiB .*\); config.data.streaming "
+        r"leaves the data on disk, config.<network>.seeds_at_once=1 trains one seed at a time\n",
+        result.stderr,
+    )
+
+
+def test_nobody_reads_what_it_says(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    arguments = ["--config.data.synthetic.count=300", "--workdir", str(tmp_path / "run")]
+    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
+    result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (result.returncode, result.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_help_explains_every_field():

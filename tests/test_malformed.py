@@ -25,11 +25,12 @@ from test_landmarks import table as points_table
 from test_report import ALL, fabricate
 
 from configs import paper, synthetic
-from fermm import settings
+from fermm import experiment, settings
 from fermm.data import dataset, fer2013, landmarks
 from fermm.errors import InputError
 from fermm.evaluate import run
 from reliability import fuzz
+from trainings import small_config
 
 PATH = "@"  # stands for the path of the input in a message
 ANEW = "delete it and run again: the run writes it anew"
@@ -325,6 +326,56 @@ def test_files(tmp_path, content, message):
     path = tmp_path / "input.csv"
     path.write_bytes(content)
     assert refusal(fer2013.read, path).replace(str(path), PATH) == message
+
+
+# --- Networks ------------------------------------------------------------------------------------
+
+
+NETWORKS = {
+    "no units": (
+        {"landmarks__arguments__features": 0},
+        "config.landmarks: arguments.features is 0, needs a whole number from 1",
+    ),
+    "half a unit": (
+        {"image__arguments": {"hidden": 2.5}},
+        "config.image: arguments.hidden is 2.5, needs a whole number from 1",
+    ),
+    "two layers of filters": (
+        {"image__arguments__filters": (8, 16)},
+        "config.image: arguments.filters is (8, 16), needs a tuple of 3 whole numbers from 1",
+    ),
+    "a size for a tuple": (
+        {"feature_fusion__arguments": {"hidden": 64}},
+        "config.feature_fusion: arguments.hidden is 64, needs a tuple of whole numbers from 1",
+    ),
+    "dropout of all": (
+        {"landmarks__arguments__dropout": 1.0},
+        "config.landmarks: arguments.dropout is 1.0, needs a number from 0, less than 1",
+    ),
+    "argument of another": (
+        {"decision_fusion__arguments": {"hidden": (64, 16)}},
+        "config.decision_fusion: head 'decision' has no argument 'hidden'; it has classes.",
+    ),
+    "trainable of another": (
+        {"decision_fusion__trainable": ("head/dense1/.*", "!.*")},
+        "config.decision_fusion: trainable: 'head/dense1/.*' matches no parameter; they are "
+        "head/logits/bias, head/logits/kernel, @",
+    ),
+    "unknown head": (
+        {"decision_fusion__head": "decisions"},
+        "config.decision_fusion: head 'decisions' is not registered (known: decision, feature). "
+        "Did you mean 'decision'? If it is your own, import the module that registers it first.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), NETWORKS.values(), ids=NETWORKS)
+def test_networks(tmp_path, changes, message):
+    """Also those whose turn comes after hours are looked at before anything is done."""
+    found = refusal(experiment.run, small_config(**changes), tmp_path / "run")
+    expected, cut, _ = message.partition("@")
+    assert found.startswith(expected) if cut else found == expected
+    assert not (tmp_path / "run").exists()
 
 
 # --- Landmarks and their predictor ---------------------------------------------------------------

@@ -28,13 +28,11 @@ from fermm.evaluate import figures
 from fermm.models.building import Spec
 from fermm.models.fusion import MODALITIES
 from fermm.models.landmarks import PARTS, PartLayer
+from fermm.models.types import shapes
 
 # An axis of this size is the batch: a prime that no layer is likely to have as its width.
 _BATCH = 1009
-_INPUTS = {
-    "images": jax.ShapeDtypeStruct((_BATCH, 48, 48), np.uint8),
-    "landmarks": jax.ShapeDtypeStruct((_BATCH, 68, 2), np.float32),
-}
+_INPUTS = shapes(("images", "landmarks"), _BATCH)
 # Functions that are boxes of their own; others are written into the box before.
 _BOXES = ("concatenate", "stack", "flatten")
 

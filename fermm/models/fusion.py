@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from fermm.models.checks import require_sizes
 from fermm.models.layers import glorot_uniform
 from fermm.models.registry import register_head
 from fermm.models.types import Inputs, Outputs
@@ -79,6 +80,7 @@ class DecisionHead(nn.Module):
     @nn.compact
     def __call__(self, parts: Mapping[str, Outputs], *, train: bool) -> Outputs:
         """{"image": Outputs, "landmarks": Outputs} -> Outputs."""
+        require_sizes(classes=self.classes)
         decisions = [nn.softmax(parts[name].logits) for name in MODALITIES]
         x = jnp.concatenate(decisions, axis=-1)
         return Outputs(x, nn.Dense(self.classes, kernel_init=glorot_uniform, name="logits")(x))
@@ -99,6 +101,8 @@ class FeatureHead(nn.Module):
     @nn.compact
     def __call__(self, parts: Mapping[str, Outputs], *, train: bool) -> Outputs:
         """{"image": Outputs, "landmarks": Outputs} -> Outputs."""
+        require_sizes(0, hidden=self.hidden)
+        require_sizes(classes=self.classes)
         x = jnp.concatenate([parts[name].features for name in MODALITIES], axis=-1)
         for i, units in enumerate(self.hidden, start=1):
             x = nn.Dense(units, kernel_init=glorot_uniform, name=f"dense{i}")(x)

@@ -6,6 +6,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
+from fermm.models.checks import require_sizes
 from fermm.models.layers import (
     Conv2x2,
     at_least_float32,
@@ -41,6 +42,8 @@ class ImageNetwork(nn.Module):
     dtype: str = "float32"
 
     def setup(self) -> None:
+        require_sizes(3, filters=self.filters)
+        require_sizes(hidden=self.hidden, features=self.features, classes=self.classes)
         dense = functools.partial(nn.Dense, kernel_init=glorot_uniform, dtype=self.dtype)
         self.conv1, self.conv2, self.conv3 = (Conv2x2(f, dtype=self.dtype) for f in self.filters)
         self.dense1 = dense(self.hidden, dot_general=product_with_large)

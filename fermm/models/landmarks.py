@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fermm.models.checks import require_rates, require_sizes
 from fermm.models.layers import at_least_float32, glorot_uniform, product
 from fermm.models.registry import register
 from fermm.models.types import Inputs, Outputs
@@ -76,6 +77,11 @@ class LandmarkNetwork(nn.Module):
     frozen_norm: bool = False
 
     def setup(self) -> None:
+        require_sizes(2, hidden=self.hidden)
+        require_sizes(
+            point_features=self.point_features, features=self.features, classes=self.classes
+        )
+        require_rates(dropout=self.dropout)
         dense = functools.partial(nn.Dense, kernel_init=glorot_uniform, dtype=self.dtype)
         for part in PARTS:
             setattr(self, part, PartLayer(self.point_features))

@@ -1,12 +1,22 @@
 """Types shared by the networks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 Inputs = Mapping[str, jax.Array]
 """What a network reads: "images" uint8 (B, 48, 48), "landmarks" float (B, 68, 2) in pixels."""
+
+
+def shapes(names: Iterable[str], faces: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of the inputs `names` for so many faces, as `jax.eval_shape` takes them."""
+    known = {
+        "images": jax.ShapeDtypeStruct((faces, 48, 48), np.uint8),
+        "landmarks": jax.ShapeDtypeStruct((faces, 68, 2), np.float32),
+    }
+    return {name: known[name] for name in names}
 
 
 class Outputs(NamedTuple):
