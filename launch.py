@@ -45,6 +45,9 @@ _OF_THE_SYSTEM = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO),
     *(errno.EACCES, errno.EPERM, errno.EROFS),
 }
+_STOPPED = "stopped; the same command goes on after the last checkpoint"
+# In what JAX raises where another process of the run is gone.
+_LOST_PEER = re.compile("Gloo|NCCL|[Cc]oordination|[Hh]eartbeat|UNAVAILABLE|DEADLINE_EXCEEDED")
 _HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort"}
 
 
@@ -67,7 +70,7 @@ def main(argv: list[str]) -> None:
         except (InputError, Stopped) as error:
             if not stop.requested:
                 _fail(str(error))
-            leave(stop.number, "stopped; the same command goes on after the last checkpoint")
+            leave(stop.number, _STOPPED)
         except BrokenPipeError:
             # Nobody reads what it says, as after `| head`: ended as by SIGPIPE, without a word.
             os._exit(128 + signal.SIGPIPE)
@@ -84,8 +87,15 @@ def main(argv: list[str]) -> None:
                 f"{error.filename or 'a file'}: {error.strerror}; make room or see to the rights, "
                 "and run the same command again: it goes on after the last checkpoint"
             )
-        except Exception:
+        except Exception as error:
             if _PROCESSES.value > 1:
+                if type(error).__name__ == "JaxRuntimeError" and _LOST_PEER.search(str(error)):
+                    if stop.requested:
+                        leave(stop.number, _STOPPED)
+                    _fail(
+                        "ends, for another process of the run has ended or cannot be reached "
+                        f"({str(error).splitlines()[0]}); see there"
+                    )
                 traceback.print_exc()
                 _fail("ends with the error above")
             raise
@@ -120,6 +130,8 @@ def _keep_compiled(config: dict[str, Any]) -> None:
     flags = {x for x in info.read_text().splitlines() if "flags" in x} if info.exists() else ()
     kind = hashlib.sha256(" ".join([platform.machine(), *sorted(flags)]).encode()).hexdigest()[:16]
     where = Path(os.path.expanduser(cache), "compiled", kind)
+    if not os.access(next(p for p in (where, *where.parents) if p.exists()), os.W_OK):
+        return  # the run may do without, and JAX would warn of every program
     jax.config.update("jax_compilation_cache_dir", str(where))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 

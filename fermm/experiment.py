@@ -75,9 +75,9 @@ def run(
     workdir = expand(workdir)
     if config["split_seeds"]:
         return _run_splits(config, workdir, stop)
+    settings.check_workdir(config, workdir)
     _check_parts_exist(config, workdir)
     _check_networks(config, workdir)
-    settings.check_workdir(config, workdir)
     with devices.main_first("read the data"):  # and prepares them, if need be
         source = load(config["data"])  # before anything is written: bad data leaves no directory
     with contextlib.ExitStack() as stack:

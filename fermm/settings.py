@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -290,8 +291,14 @@ def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
     """Checks that `workdir` is this config's run directory, or free; writes nothing.
 
     Raises:
-        InputError: it is another config's, or holds something else.
+        InputError: it is another config's, holds something else, or cannot be written.
     """
+    nearest = next(path for path in (workdir, *workdir.parents) if path.exists())
+    if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{workdir}: cannot be written (no right to write to {nearest}); choose another "
+            "--workdir"
+        )
     file = workdir / "config.json"
     if file.is_file():
         for path, there, now in _differences(

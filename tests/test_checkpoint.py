@@ -31,10 +31,10 @@ def some(loss):
 @pytest.fixture
 def directory(tmp_path):
     """Four epochs, the second of which was the best, and twenty steps of the next."""
-    with checkpoint.Writer(tmp_path / "checkpoints") as writer:
+    with checkpoint.Writer([tmp_path / "checkpoints"]) as writer:
         for epoch, loss in ((1, 1.4), (2, 1.0), (3, 1.2), (4, 1.3)):
-            writer.save(Position(epoch), some(loss))
-        writer.save(Position(4, 20), some(1.3))
+            writer.save(Position(epoch), [some(loss)])
+        writer.save(Position(4, 20), [some(1.3)])
     return tmp_path / "checkpoints"
 
 
@@ -43,8 +43,8 @@ def test_the_last_two_the_best_and_the_newest_are_kept(directory):
     assert checkpoint.epochs(directory) == [2, 3, 4]
     assert checkpoint.locate(directory).name == "4"
     assert checkpoint.locate(directory, "best").name == "2"
-    with checkpoint.Writer(directory) as writer:
-        writer.save(Position(5), some(1.1))
+    with checkpoint.Writer([directory]) as writer:
+        writer.save(Position(5), [some(1.1)])
     assert [p.name for p in checkpoint.positions(directory)] == ["2", "4", "5"]
     assert sorted(p.name for p in directory.iterdir()) == ["2", "4", "5"]
 
@@ -145,9 +145,9 @@ def test_a_full_disk_is_noticed_before_anything_is_written(directory, monkeypatc
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with (
         pytest.raises(InputError, match=r"epoch 5 could be written \(No space left on device\)"),
-        checkpoint.Writer(directory) as writer,
+        checkpoint.Writer([directory]) as writer,
     ):
-        writer.save(Position(5), some(1.1))
+        writer.save(Position(5), [some(1.1)])
     assert sorted(p.name for p in directory.iterdir()) == ["2", "3", "4", "4+20"]
     assert capfd.readouterr() == ("", "")
 
@@ -161,8 +161,8 @@ from fermm.train import checkpoint
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), -1))
 big = some(0.5)
 big.variables["params"]["big"] = np.random.default_rng(0).normal(size=100000)
-with checkpoint.Writer(pathlib.Path("checkpoints")) as writer:
-    writer.save(checkpoint.Position(5), big)
+with checkpoint.Writer([pathlib.Path("checkpoints")]) as writer:
+    writer.save(checkpoint.Position(5), [big])
 """
 
 

@@ -9,6 +9,9 @@ import sys
 
 import numpy as np
 import pytest
+from flax import traverse_util
+
+from fermm.train import checkpoint
 
 pytestmark = pytest.mark.slow
 HERE = pathlib.Path(__file__).parent
@@ -78,6 +81,22 @@ def test_two_processes_share_each_batch(alone, tmp_path):
     two_processes(tmp_path, jobs, "batch")
     for job, atol in jobs.items():
         compare(tmp_path, alone, job, atol)
+        written_together(tmp_path, job)
+
+
+def written_together(out, job):
+    """The last checkpoint holds the result, of which each process wrote about half."""
+    directory = out / job / "checkpoints"
+    path = directory / checkpoint.positions(directory)[-1].name
+    found = traverse_util.flatten_dict(checkpoint.read(path).variables, sep="/")
+    with np.load(out / f"{job}.npz") as expected:
+        assert {f"0/{k}" for k in found} == set(expected)
+        for key in found:
+            np.testing.assert_array_equal(found[key], expected[f"0/{key}"], strict=True)
+    parts = [
+        sum(f.stat().st_size for f in path.glob(f"variables/ocdbt.process_{i}/d/*")) for i in (0, 1)
+    ]
+    assert 0.8 < parts[0] / parts[1] < 1.25
 
 
 def test_checkpoints_move_between_devices_and_processes(alone, tmp_path):

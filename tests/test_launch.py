@@ -141,6 +141,52 @@ def test_a_bad_row_leaves_nothing_behind(row, word, tmp_path):
     assert left == []
 
 
+# Takes from root, as whom tests may run, that it may write everywhere; then runs the rest.
+WITHOUT_RIGHTS = """
+import ctypes, os, sys
+if os.geteuid() == 0:
+    for right in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        assert ctypes.CDLL(None).prctl(24, right, 0, 0, 0) == 0  # PR_CAPBSET_DROP
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("workdir", "cache", "message"),
+    [
+        (
+            "locked",
+            "cache",
+            "{0}/locked: cannot be written (no right to write to {0}/locked); ch",
+        ),
+        ("locked/a/b", "cache", "{0}/locked/a/b: cannot be written (no right to write to {0}/l"),
+        ("run", "locked", "cannot write to the cache directory {}/locked (Permission denied): set"),
+    ],
+)
+def test_where_nothing_may_be_written(workdir, cache, message, tmp_path):
+    source = tmp_path / "fer2013.csv"
+    source.write_text("emotion,pixels,Usage\n3," + " ".join(["9"] * 2304) + ",Training\n")
+    (tmp_path / "locked").mkdir(mode=0o555)
+    before = sorted(tmp_path.rglob("*"))
+    arguments = (
+        *FER2013,
+        f"--config.data.path={source}",
+        f"--config.data.cache_dir={tmp_path / cache}",
+        f"--workdir={tmp_path / workdir}",
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_RIGHTS, sys.executable, ROOT / "launch.py", *arguments],
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("launch.py: " + message.format(tmp_path))
+    assert result.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def predictor(tmp_path):
     """Any file: it is looked for, but not opened, before the rows have been read."""
     file = tmp_path / "predictor.dat"

@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ from flax import traverse_util
 
 from fermm.errors import InputError
 from fermm.paths import bring_all_to_disk, bring_to_disk
+from fermm.train import devices
 
 FORMAT = 3
 WHICH = ("last", "best")
@@ -67,19 +68,24 @@ class Checkpoint(NamedTuple):
 
 
 class Writer:
-    """Writes the checkpoints of one network in the background; a context manager.
+    """Writes the checkpoints of a training, one a seed, in the background; a context manager.
 
     A checkpoint is written aside, brought to the disk, and renamed: under its name there is all of
     it or nothing. Others are removed only then.
 
+    Of several processes each calls `save` with the same. They write the arrays together, each a
+    part, and the main process the rest.
+
     Args:
-        directory: the network's `checkpoints/`.
+        directories: of each seed, its `checkpoints/`.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory.absolute()
-        self._thread = concurrent.futures.ThreadPoolExecutor(1)
-        self._writing: concurrent.futures.Future[None] | None = None
+    def __init__(self, directories: Sequence[Path]) -> None:
+        self._directories = [directory.absolute() for directory in directories]
+        # Processes that write together must do so in the same order.
+        at_once = len(directories) if jax.process_count() == 1 else 1
+        self._threads = concurrent.futures.ThreadPoolExecutor(at_once)
+        self._writing: list[concurrent.futures.Future[None]] = []
 
     def __enter__(self) -> "Writer":
         return self
@@ -90,16 +96,21 @@ class Writer:
             with contextlib.suppress(*([Exception] if kind else [])):
                 self.wait()
         finally:
-            self._thread.shutdown()
+            self._threads.shutdown()
 
-    def save(self, position: Position, checkpoint: Checkpoint) -> None:
-        """Begins to write, once the one before is on disk; the arrays must stay as they are.
+    def save(self, position: Position, checkpoints: Sequence[Checkpoint]) -> None:
+        """Begins to write, once those before are on disk; the arrays must stay as they are.
+
+        Seeds that are trained at once are thus never two positions apart on disk.
 
         Raises:
-            InputError: the one before could not be written.
+            InputError: one before could not be written.
         """
         self.wait()
-        self._writing = self._thread.submit(self._write, position, checkpoint)
+        self._writing = [
+            self._threads.submit(_write, directory, position, checkpoint)
+            for directory, checkpoint in zip(self._directories, checkpoints, strict=True)
+        ]
 
     def wait(self) -> None:
         """Returns when all that was saved is on disk.
@@ -107,50 +118,52 @@ class Writer:
         Raises:
             InputError: it could not be written.
         """
-        if self._writing:
-            try:
-                self._writing.result()
-            finally:
-                self._writing = None
+        writing, self._writing = self._writing, []
+        for each in concurrent.futures.wait(writing).done:
+            each.result()
 
-    def _write(self, position: Position, checkpoint: Checkpoint) -> None:
-        aside = self._directory / f"{position.name}.writing"
-        try:
+
+def _write(directory: Path, position: Position, checkpoint: Checkpoint) -> None:
+    aside = directory / f"{position.name}.writing"
+    trees = {"variables": checkpoint.variables, "training": checkpoint.training}
+    try:
+        if devices.is_main():
             shutil.rmtree(aside, ignore_errors=True)  # left by a run that was killed
             aside.mkdir(parents=True)
             # Found out here, for the threads of the array library print pages about it.
-            trees = (checkpoint.variables, checkpoint.training)
             if shutil.disk_usage(aside).free < sum(x.nbytes for x in jax.tree.leaves(trees)):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            _write_arrays(aside / "variables", checkpoint.variables)
-            assert checkpoint.training is not None
-            _write_arrays(aside / "training", checkpoint.training)
+        for name, tree in trees.items():
+            _write_arrays(aside / name, tree)
+        if devices.is_main():
             meta = {"format": FORMAT, **checkpoint.meta}
             (aside / _META).write_text(json.dumps(meta, indent=1) + "\n")
             (aside / _CHECKSUMS).write_text(json.dumps(_checksums(aside), indent=1) + "\n")
             bring_all_to_disk(aside)
-            there = self._directory / position.name
+            there = directory / position.name
             if there.exists():
                 _remove(there)
             os.replace(aside, there)
-            bring_to_disk(self._directory)
-            self._prune(position)
-        # Orbax and tensorstore raise many types where the disk is full or a right is missing.
-        except Exception as error:
+            bring_to_disk(directory)
+            _prune(directory, position)
+    # Orbax and tensorstore raise many types where the disk is full or a right is missing.
+    except Exception as error:
+        if devices.is_main():
             shutil.rmtree(aside, ignore_errors=True)
-            raise InputError(
-                f"{self._directory}: no checkpoint of {position} could be written "
-                f"({_reason(error)}); make room or see to the rights, and run the same command "
-                "again: it goes on after the last checkpoint"
-            ) from error
+        raise InputError(
+            f"{directory}: no checkpoint of {position} could be written "
+            f"({_reason(error)}); make room or see to the rights, and run the same command "
+            "again: it goes on after the last checkpoint"
+        ) from error
 
-    def _prune(self, newest: Position) -> None:
-        kept = positions(self._directory)
-        epochs_kept = [p for p in kept if not p.step]
-        wanted = {newest, *epochs_kept[-_LAST:], _best(self._directory, epochs_kept)}
-        for position in kept:
-            if position not in wanted:
-                _remove(self._directory / position.name)
+
+def _prune(directory: Path, newest: Position) -> None:
+    kept = positions(directory)
+    epochs_kept = [p for p in kept if not p.step]
+    wanted = {newest, *epochs_kept[-_LAST:], _best(directory, epochs_kept)}
+    for position in kept:
+        if position not in wanted:
+            _remove(directory / position.name)
 
 
 def _best(directory: Path, among: list[Position]) -> Position | None:
@@ -162,13 +175,25 @@ def _validation_loss(path: Path) -> float:
     return read_meta(path)["history"][-1]["val_loss"]
 
 
-def _write_arrays(path: Path, tree: Mapping[str, Any]) -> None:
-    # What is written is alike in all processes of a run, so that one of them writes alone.
-    process = jax.process_index()
+def _write_arrays(path: Path, tree: Any) -> None:
+    """Writes NumPy arrays; of several processes, each its part of all that are large enough."""
+    everyone = set(range(jax.process_count()))
     options = ocp.options.MultiprocessingOptions(
-        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"fermm{process}"
+        # Given these, Orbax meets outside of the devices, which are training meanwhile.
+        active_processes=everyone,
+        # Nobody meets by the same key twice.
+        barrier_sync_key_prefix=str(path),
     )
-    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options)
+    how: dict[str, Any] = {}
+    if len(everyone) > 1:
+        tree = devices.for_each_process(tree)
+        arrays = ocp.type_handlers.ArrayHandler(
+            enable_write_sharding_file=False, use_replica_parallel=True
+        )
+        how["type_handler_registry"] = ocp.type_handlers.create_type_handler_registry(
+            (jax.Array, arrays)
+        )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=options, **how)
     with ocp.Checkpointer(handler, multiprocessing_options=options) as checkpointer:
         checkpointer.save(path, args=ocp.args.PyTreeSave(tree))
 

@@ -123,6 +123,15 @@ def put_share(x: np.ndarray, sharding: NamedSharding, shape: tuple[int, ...]) ->
     return jax.make_array_from_process_local_data(sharding, x, shape)
 
 
+def for_each_process(tree: Any) -> Any:
+    """Host arrays, alike in all processes, as arrays of which every process holds the whole."""
+    mesh = Mesh([jax.local_devices(i)[0] for i in range(jax.process_count())], (_AXIS,))
+    sharding = NamedSharding(mesh, PartitionSpec())
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index]), tree
+    )
+
+
 def to_host(tree: Any) -> Any:
     """Copies, as NumPy arrays, the same in all processes."""
 

@@ -146,24 +146,24 @@ def _groups(tasks: Sequence[Task]) -> list[tuple[list[Task], Position]]:
 
 
 class _Saver:
-    """Writes what a training leaves on disk; in the main process only."""
+    """Writes what a training leaves on disk."""
 
     def __init__(
         self, tasks: Sequence[Task], done: Position, open_now: contextlib.ExitStack
     ) -> None:
-        self._tasks = tasks if devices.is_main() else ()
-        for task in self._tasks:
-            checkpoint.forget_after(task.directory / "checkpoints", done)
-        self._writers = [
-            open_now.enter_context(checkpoint.Writer(task.directory / "checkpoints"))
-            for task in self._tasks
-        ]
-        self._events = [open_now.enter_context(Events(t.events, done.epoch)) for t in self._tasks]
+        self._tasks = tasks
+        directories = [task.directory / "checkpoints" for task in tasks]
+        self._events: list[Events] = []
+        if devices.is_main():
+            for directory in directories:
+                checkpoint.forget_after(directory, done)
+            self._events = [open_now.enter_context(Events(t.events, done.epoch)) for t in tasks]
+        self._writer = open_now.enter_context(checkpoint.Writer(directories))
         self.last = done if done != Position(0) else None
         self.when = time.monotonic()
 
     def history(self, histories: Sequence[list[dict[str, float]]]) -> None:
-        if not self._tasks:
+        if not devices.is_main():
             return
         for task, events, history in zip(self._tasks, self._events, histories, strict=True):
             write_history(task.directory / "history.csv", history)
@@ -179,11 +179,9 @@ class _Saver:
     ) -> None:
         """Begins to write checkpoints; `seconds` have been spent on the epoch they are in."""
         self.last, self.when = position, time.monotonic()
-        if not self._tasks:
-            return
-        self.wait()  # so that seeds trained together are never two epochs apart on disk
-        for task, writer, state, trees, history in zip(
-            self._tasks, self._writers, states, variables, histories, strict=True
+        checkpoints = []
+        for task, state, trees, history in zip(
+            self._tasks, states, variables, histories, strict=True
         ):
             meta = {
                 **task.meta,
@@ -192,11 +190,12 @@ class _Saver:
                 "seconds": seconds,
                 "history": [*history],  # for it grows while this is being written
             }
-            writer.save(position, checkpoint.Checkpoint(trees, _training(state), meta))
+            checkpoints.append(checkpoint.Checkpoint(trees, _training(state), meta))
+        self._writer.save(position, checkpoints)
 
     def wait(self) -> None:
-        for writer in self._writers:
-            writer.wait()
+        """Returns when all that was saved is on disk."""
+        self._writer.wait()
 
     def describe(self) -> str:
         """The last checkpoint, for a message."""
