@@ -29,6 +29,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+if __name__ == "__main__":
+    # Until fermm is there to answer them: a second or more of imports, with nothing to save.
+    def _leave(number: int, frame: Any) -> None:
+        os.write(2, b"launch.py: stopped\n")
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGTERM, _leave)
+
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -104,11 +113,23 @@ def main(argv: list[str]) -> None:
 def _join_processes() -> None:
     """Meets the other processes of the run, if the flags tell of any."""
     if _PROCESSES.value == 1:
+        if _COORDINATOR.value or _PROCESS.value is not None:
+            _fail("--coordinator and --process need --processes=COUNT as well")
         return
     import jax
 
     if not _COORDINATOR.value or _PROCESS.value is None:
         _fail("--processes needs --coordinator=HOST:PORT and --process=INDEX as well")
+    port = re.fullmatch(r".+:(\d{1,5})", _COORDINATOR.value)
+    if not port or not 0 < int(port[1]) < 2**16:
+        _fail(f"--coordinator={_COORDINATOR.value}: needs HOST:PORT, as in host0:1234")
+    if _PROCESS.value >= _PROCESSES.value:
+        _fail(f"--process={_PROCESS.value}: of {_PROCESSES.value} processes, the first is 0")
+    print(
+        f"process {_PROCESS.value} of {_PROCESSES.value}: meets the others at "
+        f"{_COORDINATOR.value}, waits five minutes at most",
+        flush=True,
+    )
     # It would answer SIGTERM in our place.
     jax.config.update("jax_enable_preemption_service", False)
     try:

@@ -4,6 +4,8 @@ What a run directory holds is written down in README.md, "What a run leaves".
 """
 
 import contextlib
+import csv
+import json
 import os
 import platform
 import time
@@ -72,6 +74,7 @@ def run(
         Stopped: `stop` said so.
     """
     settings.check(config)
+    devices.require_same(json.dumps(config, sort_keys=True, default=str))
     workdir = expand(workdir)
     if config["split_seeds"]:
         return _run_splits(config, workdir, stop)
@@ -84,6 +87,7 @@ def run(
         with devices.main_first(f"use {workdir}"):
             if devices.is_main():
                 stack.enter_context(settings.lock(workdir))
+                settings.check_workdir(config, workdir)  # another run may have been there since
                 settings.claim(config, source, workdir)
                 _describe(source)
                 if config["data"]["on_error"] == "quarantine":
@@ -228,14 +232,17 @@ def _finished(config: Mapping[str, Any], directory: Path, name: str) -> bool:
     kept = checkpoint.epochs(directory / "checkpoints")
     if not kept or kept[-1] < config[name]["epochs"]:
         return False
-    if checkpoint.find_damage(directory / "checkpoints" / str(kept[-1])):
+    last = directory / "checkpoints" / str(kept[-1])
+    if checkpoint.find_damage(last):
         return False
     try:
+        if loop.read_history(directory / "history.csv") != checkpoint.read_meta(last)["history"]:
+            return False
         for split in splits:
             metrics.load_predictions(run_lib.predictions_file(directory, split))
         if models.is_fusion(config[name]):
             run_lib.load_modalities(run_lib.modalities_file(directory, splits[-1]))
-    except InputError:
+    except (InputError, ValueError, TypeError, csv.Error):
         return False
     return True
 
@@ -295,7 +302,10 @@ def _train_and_predict(
     networks, tasks = [], []
     for seed in seeds:
         directory = workdir / name / f"seed_{seed}"
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise InputError(f"{directory}: a file is in its way; move it elsewhere") from None
         network, trained = _initialise(config, workdir, name, seed, source)
         networks.append(network)
 

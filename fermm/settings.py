@@ -136,6 +136,11 @@ _SCHEDULE_KINDS = {
     "min_delta": "a number",
 }
 
+# What a run that was killed may have left where it has not yet written its config, and one over
+# several splits beside their directories.
+_BEFORE = {LOCK, "config.json.tmp"}
+_OF_SPLITS = {"report.html", "report.html.tmp"}
+
 # What may differ when a run directory is used again: it changes what is done, not how.
 _MAY_DIFFER = (
     "networks",
@@ -145,7 +150,7 @@ _MAY_DIFFER = (
     "parallel",
     "checkpoint_minutes",
     "debug_nans",
-    "evaluate.",
+    "evaluate",
     "data.path",
     "data.cache_dir",
     "data.predictor",
@@ -306,13 +311,14 @@ def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
         ):
             # Of a network added since.
             new_section = there is None and isinstance(now, dict) and "epochs" in now
-            if not new_section and not path.startswith(_MAY_DIFFER):
+            free = any(path == field or path.startswith(f"{field}.") for field in _MAY_DIFFER)
+            if not new_section and not free:
                 raise InputError(
                     f"{workdir}: a run with another config: config.{path} is {_cut(str(there))} "
                     f"there and {_cut(str(now))} now; choose another --workdir, or the same config"
                 )
     elif workdir.exists() and (
-        not workdir.is_dir() or any(path.name != LOCK for path in workdir.iterdir())
+        not workdir.is_dir() or any(path.name not in _BEFORE for path in workdir.iterdir())
     ):
         raise InputError(
             f"{workdir}: not empty, and not the directory of a run; choose another --workdir"
@@ -328,7 +334,7 @@ def check_workdir_of_splits(workdir: Path) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir}: not a directory; choose another --workdir")
     for path in workdir.iterdir() if workdir.exists() else ():
-        if not path.name.startswith("split_") and path.name != "report.html":
+        if not path.name.startswith("split_") and path.name not in _OF_SPLITS:
             raise InputError(
                 f"{workdir}: holds {path.name}, so it is not the directory of a run over several "
                 "splits (config.split_seeds); choose another --workdir"
@@ -380,8 +386,9 @@ def claim(config: Mapping[str, Any], data: source.Source, workdir: Path) -> None
         noted = _read_json(file, "delete it and run again").get("identity", {})
         for path, there, now in _differences(noted, data.identity):
             raise InputError(
-                f"{workdir}: the run was begun with other data: {path} is {there} there and {now} "
-                f"now; choose another --workdir, or the same data"
+                f"{workdir}: the run was begun with other data: {path or 'identity'} is "
+                f"{_cut(str(there))} there and {_cut(str(now))} now; choose another --workdir, or "
+                "the same data"
             )
     write_json(workdir / "config.json", config)
     write_json(file, {"title": data.title, "note": data.note, "identity": data.identity})
@@ -404,7 +411,7 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         InputError: it cannot be written.
     """
-    with whole(path, "choose another --workdir") as aside:
+    with whole(path) as aside:
         aside.write_text(json.dumps(value, indent=2) + "\n")
 
 

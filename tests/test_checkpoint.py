@@ -110,6 +110,27 @@ def test_a_damaged_checkpoint_is_set_aside(directory):
     assert checkpoint.set_damaged_aside(directory) == []
 
 
+def test_one_without_its_own_files_is_set_aside_too(directory):
+    (directory / "3" / "meta.json").unlink()
+    (directory / "4" / "checksums.json").unlink()
+    (directory / "4+20" / "checksums.json").write_text("{}")
+    assert [note.split(": ", 1)[1] for note in checkpoint.set_damaged_aside(directory)] == [
+        "damaged checkpoint (meta.json is missing); it is now 3.damaged",
+        "damaged checkpoint (checksums.json cannot be read: No such file or directory); it is now "
+        "4.damaged",
+        "damaged checkpoint (checksums.json does not list all files); it is now 4+20.damaged",
+    ]
+    assert [p.name for p in checkpoint.positions(directory)] == ["2"]
+
+
+@pytest.mark.parametrize("which", ["altered", "of another form"])
+def test_an_altered_meta_is_told_before_it_is_used(directory, which):
+    file = directory / "3" / "meta.json"
+    file.write_text('{"format": 3}' if which == "of another form" else file.read_text() + " ")
+    with pytest.raises(InputError, match=r"/3: damaged checkpoint \(meta.json has"):
+        checkpoint.read_meta(directory / "3")
+
+
 @pytest.mark.parametrize("which", ["2", "2 and 1"])
 def test_a_run_goes_on_from_the_one_before_to_the_same_bits(tmp_path, capsys, which):
     spec = {"model": "nn2", "arguments": {}}

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from fermm import experiment
+from fermm import experiment, settings
 from fermm.errors import InputError
 from fermm.train import checkpoint, loop
 from fermm.train.checkpoint import Position
@@ -148,6 +148,83 @@ def test_seeds_trained_at_once_stop_and_go_on_together(tmp_path, monkeypatch, ca
     for (variables, history), (want, want_history) in zip(resumed, expected, strict=True):
         assert_identical(variables, want)
         assert without_seconds(history) == without_seconds(want_history)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("position", ["0+1", "0+3", "1", "1+1", "1+4", "2"])
+def test_seeds_killed_while_only_one_has_its_checkpoint(tmp_path, monkeypatch, position):
+    expected = loop.fit(make_tasks(tmp_path / "whole", (0, 1), epochs=2))
+    tasks = make_tasks(tmp_path / "cut", (0, 1), epochs=2)
+    write = checkpoint._write
+
+    def killed(directory, at, saved):
+        if at.name == position and directory.parent == tasks[1].directory:
+            raise Killed
+        write(directory, at, saved)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "CHUNK_SECONDS", 1e-9)
+        patch.setattr(checkpoint, "_write", killed)
+        with pytest.raises(Killed):
+            loop.fit(tasks, checkpoint_minutes=1e-12)
+    assert (tasks[0].directory / "checkpoints" / position).exists()
+    for (variables, history), (want, want_history) in zip(loop.fit(tasks), expected, strict=True):
+        assert_identical(variables, want)
+        assert without_seconds(history) == without_seconds(want_history)
+
+
+def test_other_data_are_refused_by_the_checkpoint_itself(tmp_path):
+    config = small_config(networks=("landmarks",))
+    config["landmarks"]["epochs"] = 1
+    experiment.run(config, tmp_path / "run")
+    (tmp_path / "run" / "data.json").unlink()  # which would have told
+    (tmp_path / "run" / "config.json").unlink()
+    config["data"]["synthetic"]["seed"] += 1
+    config["landmarks"]["epochs"] = 2
+    settings.write_json(tmp_path / "run" / "config.json", config)
+    with pytest.raises(InputError, match=r"checkpoints/1: was trained on other data; choose"):
+        experiment.run(config, tmp_path / "run")
+
+
+def test_a_history_that_lost_a_row_is_written_again(tmp_path):
+    config = small_config(networks=("landmarks",))
+    experiment.run(config, tmp_path / "run")
+    file = tmp_path / "run" / "landmarks" / "seed_0" / "history.csv"
+    whole = file.read_text()
+    file.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    experiment.run(config, tmp_path / "run")
+    assert file.read_text() == whole
+
+
+def test_a_run_directory_as_a_kill_leaves_it_at_the_start(tmp_path):
+    config = small_config()
+    for name in (settings.LOCK, "config.json.tmp"):
+        (tmp_path / name).write_text("{")
+    settings.check_workdir(config, tmp_path)
+    (tmp_path / "report.html.tmp").write_text("<")
+    with pytest.raises(InputError, match="not empty"):
+        settings.check_workdir(config, tmp_path)
+    (tmp_path / settings.LOCK).unlink()
+    (tmp_path / "config.json.tmp").unlink()
+    settings.check_workdir_of_splits(tmp_path)
+
+
+def test_a_signal_while_it_starts(tmp_path):
+    child = subprocess.Popen(
+        [sys.executable, ROOT / "launch.py", "--workdir", tmp_path / "run"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    status = pathlib.Path(f"/proc/{child.pid}/status")
+    caught = 0
+    while not caught & 1 << (signal.SIGTERM - 1):  # by it, and no more by the system
+        caught = int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16)
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=30)
+    assert (child.returncode, said) == (130, "launch.py: stopped\n")
 
 
 def test_checkpoints_within_an_epoch_as_often_as_asked(tmp_path, monkeypatch):

@@ -79,6 +79,22 @@ FER2013 = ("--config", ROOT / "configs/paper.py")
             ["--config.image.epochs=many"],
             "flag --config.image.epochs=many: invalid literal for int() with base 10: 'many'",
         ),
+        (
+            ["--process=1"],
+            "--coordinator and --process need --processes=COUNT as well",
+        ),
+        (
+            ["--processes=2", "--process=0", "--coordinator=host0"],
+            "--coordinator=host0: needs HOST:PORT, as in host0:1234",
+        ),
+        (
+            ["--processes=2", "--process=0", "--coordinator=host0:99999"],
+            "--coordinator=host0:99999: needs HOST:PORT, as in host0:1234",
+        ),
+        (
+            ["--processes=2", "--process=2", "--coordinator=host0:1234"],
+            "--process=2: of 2 processes, the first is 0",
+        ),
         (["--workdri=x"], "Unknown command line flag 'workdri'. Did you mean: workdir ?"),
         (
             ["runs/x"],

@@ -269,6 +269,8 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterator[np.ndarray]]]:
         initializer=processes.start_worker,
     )
     try:
+        with processes.starting():
+            pool.submit(int)  # the first task starts them all
         yield pool.map
     finally:
         pool.shutdown(cancel_futures=True)

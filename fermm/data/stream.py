@@ -273,6 +273,10 @@ def chunks(
     )
     iterator = iter(dataset)
     try:
+        with processes.starting() if workers else contextlib.nullcontext():
+            first = next(iterator, None)
+        if first is not None:
+            yield first
         yield from iterator
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):

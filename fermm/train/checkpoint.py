@@ -2,7 +2,7 @@
 
 A directory `checkpoints/` holds a sub-directory for each position that is kept: `3` after three
 epochs, `3+250` after 250 steps of the fourth. Kept are the last two epochs, the best by validation
-loss, and a position within an epoch if it is the last. In each:
+loss, the last position, and, while training goes on, the one before it. In each:
 
 - `variables`: {"params": ..., "batch_stats": ...}, nested dicts of arrays, frozen parts included;
 - `training`: what is needed to go on: the optimiser's state, the step, the epoch's sums so far;
@@ -95,6 +95,9 @@ class Writer:
             # An error on the way out is of interest only if there is no other.
             with contextlib.suppress(*([Exception] if kind else [])):
                 self.wait()
+            if not kind and devices.is_main():
+                for directory in self._directories:
+                    _prune(directory, behind=False)
         finally:
             self._threads.shutdown()
 
@@ -145,7 +148,7 @@ def _write(directory: Path, position: Position, checkpoint: Checkpoint) -> None:
                 _remove(there)
             os.replace(aside, there)
             bring_to_disk(directory)
-            _prune(directory, position)
+            _prune(directory, behind=True)
     # Orbax and tensorstore raise many types where the disk is full or a right is missing.
     except Exception as error:
         if devices.is_main():
@@ -157,10 +160,11 @@ def _write(directory: Path, position: Position, checkpoint: Checkpoint) -> None:
         ) from error
 
 
-def _prune(directory: Path, newest: Position) -> None:
+def _prune(directory: Path, *, behind: bool) -> None:
+    """Removes what need not be kept; `behind`, if other seeds may be one position behind."""
     kept = positions(directory)
     epochs_kept = [p for p in kept if not p.step]
-    wanted = {newest, *epochs_kept[-_LAST:], _best(directory, epochs_kept)}
+    wanted = {*kept[-1 - behind :], *epochs_kept[-_LAST:], _best(directory, epochs_kept)}
     for position in kept:
         if position not in wanted:
             _remove(directory / position.name)
@@ -240,12 +244,17 @@ def positions(directory: Path) -> list[Position]:
 
     What is in their files is not looked at, see `find_damage`.
     """
+    return [p for p in _names(directory) if is_checkpoint(directory / p.name)]
+
+
+def _names(directory: Path) -> list[Position]:
+    """The positions after which directories in `directory` are called, ascending."""
     if not directory.is_dir():
         return []
     found = []
     for path in directory.iterdir():
         epoch, _, step = path.name.partition("+")
-        if epoch.isdecimal() and (step.isdecimal() or path.name == epoch) and is_checkpoint(path):
+        if epoch.isdecimal() and (step.isdecimal() or path.name == epoch) and path.is_dir():
             found.append(Position(int(epoch), int(step or 0)))
     return sorted(found)
 
@@ -260,10 +269,19 @@ def is_checkpoint(path: Path) -> bool:
     return (path / _META).is_file() and (path / _CHECKSUMS).is_file()
 
 
-def find_damage(path: Path) -> str:
-    """What is wrong with the files of the checkpoint `path`, or "" if they are as written."""
+def find_damage(path: Path, only: str = "") -> str:
+    """What is wrong with the files of the checkpoint `path`, or "" if they are as written.
+
+    Args:
+        path: the checkpoint's own directory.
+        only: look at this file alone.
+    """
     try:
         expected = json.loads((path / _CHECKSUMS).read_bytes())
+        if only:
+            expected = {only: expected[only]}
+        elif not {_META, "variables/_METADATA", "training/_METADATA"} <= expected.keys():
+            return f"{_CHECKSUMS} does not list all files"
         for name, of in expected.items():
             file = path / name
             if not file.is_file():
@@ -286,7 +304,7 @@ def set_damaged_aside(directory: Path) -> list[str]:
         A line for each that names it and its damage.
     """
     notes = []
-    for position in positions(directory):
+    for position in _names(directory):
         path = directory / position.name
         if damage := find_damage(path):
             aside = path.with_name(f"{path.name}.damaged")
@@ -332,9 +350,11 @@ def read_meta(path: Path) -> dict[str, Any]:
     """The JSON part of the checkpoint `path`.
 
     Raises:
-        InputError: it cannot be read, or is of another format.
+        InputError: it cannot be read, is not as it was written, or is of another format.
     """
     file = path / _META
+    if damage := find_damage(path, _META):
+        raise InputError(f"{path}: damaged checkpoint ({damage}).")
     try:
         meta = json.loads(file.read_bytes())
         found = meta["format"]
@@ -369,8 +389,8 @@ def read(path: Path, *, training: bool = False) -> Checkpoint:
     except Exception as error:  # whatever orbax and tensorstore raise
         damage = f"{type(error).__name__}: {_reason(error)}"
     raise InputError(
-        f"{path}: damaged checkpoint ({damage}). A run called again goes on from the one before "
-        "it; in other code, name another checkpoint."
+        f"{path}: damaged checkpoint ({damage}). The run that trains this network, called "
+        "again, goes on from the one before it; in other code, name another checkpoint."
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -158,6 +159,21 @@ def agree(*values: float) -> tuple[float, ...]:
         return values
     gathered = multihost_utils.process_allgather(np.asarray(values, np.float32))
     return tuple(float(x) for x in gathered.max(0))
+
+
+def require_same(config: str) -> None:
+    """Checks that all processes were given the same.
+
+    Raises:
+        InputError: they were not.
+    """
+    mine = float(zlib.crc32(config.encode()) % 2**24)  # what float32 holds exactly
+    largest, smallest = agree(mine, -mine)
+    if largest != -smallest:
+        raise InputError(
+            f"process {_process()}: not all processes were given the same config; start them with "
+            "the same flags, --process excepted"
+        )
 
 
 def wait_for_all(name: str) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import json
 import math
 import time
 import zlib
@@ -129,20 +130,20 @@ def _groups(tasks: Sequence[Task]) -> list[tuple[list[Task], Position]]:
         for task in tasks:
             for note in checkpoint.set_damaged_aside(task.directory / "checkpoints"):
                 print(f"note: {note}", flush=True)
-    kept = {task.seed: set(checkpoint.positions(task.directory / "checkpoints")) for task in tasks}
-    fresh = [task for task in tasks if not kept[task.seed]]
-    begun = [task for task in tasks if kept[task.seed]]
-    groups = [(fresh, Position(0))] if fresh else []
-    if begun:
-        nothing = Position(0)
-        common = max(set.intersection(*(kept[task.seed] for task in begun)), default=nothing)
-        # Seeds that were stopped together are one epoch apart at most.
-        near = all(max(kept[task.seed]).epoch - common.epoch <= 1 for task in begun)
-        if common != nothing and near:
-            groups.append((begun, common))
-        else:
-            groups += [([task], max(kept[task.seed])) for task in begun]
-    return groups
+    start = Position(0)
+    kept = {
+        task.seed: {start, *checkpoint.positions(task.directory / "checkpoints")} for task in tasks
+    }
+    fresh = [task for task in tasks if kept[task.seed] == {start}]
+    begun = [task for task in tasks if kept[task.seed] != {start}]
+    for group, others in ((tasks, []), (begun, fresh)):
+        if not group:
+            continue
+        common = max(set.intersection(*(kept[task.seed] for task in group)))
+        # Seeds that were interrupted together are one position apart at most.
+        if all(sum(p > common for p in kept[task.seed]) <= 1 for task in group):
+            return [(list(group), common), *([(others, start)] if others else [])]
+    return [*([(fresh, start)] if fresh else []), *(([t], max(kept[t.seed])) for t in begun)]
 
 
 class _Saver:
@@ -484,6 +485,10 @@ def _read(task: Task, done: Position, training: bool) -> checkpoint.Checkpoint:
     """The checkpoint of `done`; the history in it is then that in `history.csv`."""
     where = task.directory / "checkpoints" / done.name
     saved = checkpoint.read(where, training=training)
+    if saved.meta.get("data") != json.loads(json.dumps(task.meta.get("data"))):
+        raise InputError(
+            f"{where}: was trained on other data; choose another --workdir, or the same data"
+        )
     checkpoint.check_tree(task.variables, saved.variables, str(where))
     if devices.is_main():
         write_history(task.directory / "history.csv", saved.meta["history"])

@@ -1,6 +1,7 @@
 """Stopping when asked to: Ctrl-C, and SIGTERM, which schedulers send before they kill."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 LIMIT = 2.5  # seconds from the signal to the end of the process, whatever it is doing
+AT_ONCE = "stopped at once; the same command goes on after the last checkpoint"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -77,9 +79,12 @@ class Stop:
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(read,), daemon=True).start()
         self._write = write
+        self._unraisable = sys.unraisablehook
+        sys.unraisablehook = self._answer_unraisable
         return self
 
     def __exit__(self, *_: object) -> None:
+        sys.unraisablehook = self._unraisable
         signal.set_wakeup_fd(-1)
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -90,6 +95,12 @@ class Stop:
         self.request(number)
         if not self._deferred:
             self.check()
+
+    def _answer_unraisable(self, lost: Any) -> None:
+        # Raised in a callback or a destructor, `Stopped` reaches nobody.
+        if isinstance(lost.exc_value, Stopped):
+            leave(lost.exc_value.signal, AT_ONCE)
+        self._unraisable(lost)
 
     def _watch(self, pipe: int) -> None:
         number = 0
@@ -108,12 +119,14 @@ class Stop:
 
         threading.Thread(target=listen, daemon=True).start()
         again.wait(LIMIT)
-        leave(number, "stopped at once; the same command goes on after the last checkpoint")
+        leave(number, AT_ONCE)
 
 
 def leave(number: int, message: str) -> None:
     """Ends the process as a shell expects it after a signal, with a line on stderr."""
     sys.stdout.flush()
+    for worker in multiprocessing.active_children():
+        worker.kill()
     # By the system, for another thread may hold what print needs.
     os.write(2, f"launch.py: {message}\n".encode())
     os._exit(128 + number)
