@@ -91,23 +91,29 @@ def main(argv: list[str]) -> None:
             )
         except OSError as error:
             if error.errno not in _OF_THE_SYSTEM:
-                raise
+                _end_with(error)
             _fail(
                 f"{error.filename or 'a file'}: {error.strerror}; make room or see to the rights, "
                 "and run the same command again: it goes on after the last checkpoint"
             )
         except Exception as error:
-            if _PROCESSES.value > 1:
-                if type(error).__name__ == "JaxRuntimeError" and _LOST_PEER.search(str(error)):
-                    if stop.requested:
-                        leave(stop.number, _STOPPED)
-                    _fail(
-                        "ends, for another process of the run has ended or cannot be reached "
-                        f"({str(error).splitlines()[0]}); see there"
-                    )
-                traceback.print_exc()
-                _fail("ends with the error above")
-            raise
+            lost = type(error).__name__ == "JaxRuntimeError" and _LOST_PEER.search(str(error))
+            if lost and _PROCESSES.value > 1:
+                if stop.requested:
+                    leave(stop.number, _STOPPED)
+                _fail(
+                    "ends, for another process of the run has ended or cannot be reached "
+                    f"({str(error).splitlines()[0]}); see there"
+                )
+            _end_with(error)
+
+
+def _end_with(error: Exception) -> NoReturn:
+    """Ends with a traceback; at once, if other processes would be waited for."""
+    if _PROCESSES.value > 1:
+        traceback.print_exception(error)
+        _fail("ends with the error above")
+    raise error
 
 
 def _join_processes() -> None:
@@ -136,6 +142,10 @@ def _join_processes() -> None:
         jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     except (RuntimeError, ValueError) as error:
         _fail(f"--coordinator={_COORDINATOR.value}: {str(error).splitlines()[0]}")
+    from fermm.train import devices
+
+    # The first meeting must be over in half a minute, of which reading the data may take more.
+    devices.wait_for_all("joined")
 
 
 def _keep_compiled(config: dict[str, Any]) -> None:

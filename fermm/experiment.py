@@ -5,7 +5,6 @@ What a run directory holds is written down in README.md, "What a run leaves".
 
 import contextlib
 import csv
-import json
 import os
 import platform
 import time
@@ -74,7 +73,7 @@ def run(
         Stopped: `stop` said so.
     """
     settings.check(config)
-    devices.require_same(json.dumps(config, sort_keys=True, default=str))
+    devices.require_same("config: use the same flags", config)
     workdir = expand(workdir)
     if config["split_seeds"]:
         return _run_splits(config, workdir, stop)
@@ -83,6 +82,7 @@ def run(
     _check_networks(config, workdir)
     with devices.main_first("read the data"):  # and prepares them, if need be
         source = load(config["data"])  # before anything is written: bad data leaves no directory
+    devices.require_same("data: see to config.data.path on every host", source.identity)
     with contextlib.ExitStack() as stack:
         with devices.main_first(f"use {workdir}"):
             if devices.is_main():
@@ -103,15 +103,17 @@ def _train_all(config: Mapping[str, Any], workdir: Path, source: Source, stop: S
     embeddings = _Embeddings(source, devices.layout_of_evaluation(config["parallel"]))
     for name in _in_order(config):
         with devices.main_first("look through the results"):
-            seeds = [
+            finished = {
                 seed
                 for seed in config["seeds"]
-                if not _finished(config, workdir / name / f"seed_{seed}", name)
-            ]
+                if _finished(config, workdir / name / f"seed_{seed}", name)
+            }
         at_once = config[name]["seeds_at_once"]
-        for first in range(0, len(seeds), at_once):
-            group = seeds[first : first + at_once]
-            _train_and_predict(config, workdir, name, group, source, embeddings, stop)
+        # Groups before what is finished is left out: the same ones when the run is called again.
+        for first in range(0, len(config["seeds"]), at_once):
+            group = [s for s in config["seeds"][first : first + at_once] if s not in finished]
+            if group:
+                _train_and_predict(config, workdir, name, group, source, embeddings, stop)
 
 
 def _evaluate(config: Mapping[str, Any], workdir: Path, source: Source) -> dict[str, Any]:
@@ -448,7 +450,10 @@ def _load_part(directory: Path, source: Source) -> Network:
             f"faces of this run's test part may have trained it: use the same config.data.split"
         )
     spec = saved.meta["spec"]
-    return Network(spec, models.build(spec), saved.variables, {}, str(directory))
+    module = models.build(spec)
+    expected = jax.eval_shape(module.init, jax.random.key(0), shapes(module.inputs))
+    checkpoint.check_tree(expected, saved.variables, str(where))
+    return Network(spec, module, saved.variables, {}, str(directory))
 
 
 def _meta(

@@ -202,6 +202,7 @@ def check(config: Mapping[str, Any]) -> None:
         _unknown("config.data", field, _DATA_FIELDS)
     for field in sorted(_DATA_FIELDS):
         _need(f"config.data.{field}", data[field], _DATA_KINDS.get(field, "a text"))
+    _require(data["workers"] >= 0, f"config.data.workers is {data['workers']}: at least 0")
     for field in ("cache_dir", "predictor"):
         expand(data[field])
     _need("config.data.synthetic", data.get("synthetic", {}), "a section")

@@ -5,6 +5,7 @@ test_landmarks.py. All files are made here.
 """
 
 import bz2
+import dataclasses
 import io
 import json
 import os
@@ -26,7 +27,8 @@ from test_report import ALL, fabricate
 
 from configs import paper, synthetic
 from fermm import experiment, settings
-from fermm.data import dataset, fer2013, landmarks
+from fermm.data import dataset, fer2013, landmarks, stream
+from fermm.data.faces import Faces
 from fermm.errors import InputError
 from fermm.evaluate import run
 from reliability import fuzz
@@ -1037,9 +1039,39 @@ def test_no_module_that_a_prepared_data_set_names_is_imported(tmp_path, monkeypa
     whole = file.read_text()
     name = "tensorflow_datasets.core.features.tensor_feature.Tensor"
     assert name in whole
-    file.write_text(whole.replace(name, "harmful.Tensor"))
-    assert refusal(dataset.read, file.parent) == (
-        f"the prepared data set in {file.parent} is damaged (features.json names 'harmful.Tensor', "
-        "which is no feature of TFDS): delete that directory and run again"
+    hidden = json.loads(whole)
+    hidden["featuresDict"]["features"]["more"] = {
+        "pythonClassName": "tensorflow_datasets.core.features.features_dict.FeaturesDict",
+        # JSON within JSON, without a dot.
+        "jsonFeature": {"json": '{"x": {"type": "harmful\\u002eTensor", "content": {}}}'},
+    }
+    for features in (whole.replace(name, "harmful.Tensor"), json.dumps(hidden)):
+        file.write_text(features)
+        assert refusal(dataset.read, file.parent) == (
+            f"the prepared data set in {file.parent} is damaged (features.json is not that of a "
+            "data set of faces): delete that directory and run again"
+        )
+        assert "harmful" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"usage": np.array([-2, 1], np.int8)}, "a usage is -2 or 1"),
+        ({"landmarks": np.full((2, 68, 2), np.nan, np.float32)}, "a landmark is not a finite"),
+        ({"rows": np.array([4, 4])}, "a row is there twice"),
+        ({"rows": np.array([-4, 4])}, "a row is -4 or 4"),
+    ],
+)
+def test_values_of_a_prepared_data_set(change, reason, tmp_path):
+    faces = Faces(
+        np.zeros((2, 48, 48), np.uint8),
+        np.array([0, 6], np.int32),
+        np.array([-1, 2], np.int8),
+        np.array([0, 1]),
+        np.zeros((2, 68, 2), np.float32),
     )
-    assert "harmful" not in sys.modules
+    assert len(dataset.read(dataset.write(faces, tmp_path, "good"))) == 2
+    bad = dataset.write(dataclasses.replace(faces, **change), tmp_path, "bad")
+    for reader in (dataset.read, lambda path: stream.open_faces(path).landmarks[:]):
+        assert f"{bad} is damaged ({reason}" in refusal(reader, bad)

@@ -194,7 +194,7 @@ def _write_meta(checkpoint, config, name, seed, history, identity):
     }
     checkpoint.mkdir(parents=True)
     (checkpoint / "meta.json").write_text(json.dumps(meta))
-    (checkpoint / "checksums.json").write_text("{}")
+    (checkpoint / "checksums.json").write_text(json.dumps(checkpoints._checksums(checkpoint)))
 
 
 def assessed(directory, *args, **kwargs):

@@ -569,6 +569,8 @@ def test_a_part_that_is_not_trained_to_its_end_is_refused(finished, tmp_path):
         meta = json.loads(file.read_text())
         meta["config"]["landmarks"]["epochs"] = 3
         file.write_text(json.dumps(meta))
+        sums = json.dumps(checkpoint._checksums(file.parent))
+        file.with_name("checksums.json").write_text(sums)
     config = small_config(
         networks=("decision_fusion",), decision_fusion__start_from=str(tmp_path / "half")
     )

@@ -4,18 +4,19 @@
     uv run --no-dev --group beam python -m fermm.data.beam --images 'faces-*.csv' --out prepared \\
         --runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=8
 
-What follows is for Beam: any runner whose workers have fermm installed and see --images and --out
-under the same paths. The data set is what `fermm.data.dataset.prepare` makes, and in each example
-`quality`, see `fermm.data.landmarks.quality`; the directory that is printed at the end is given as
-config.data.path. Rows are those of the source, whatever the order in which a runner works: of image
-folders as `fermm.data.fer2013.read` orders them; of several CSVs one after the other, sorted by
-name, each of which one worker reads into memory.
+What follows is for Beam: any runner whose workers have fermm installed and see --images, --out and
+--predictor under the same paths. The data set is what `fermm.data.dataset.prepare` makes, and in
+each example `quality`, see `fermm.data.landmarks.quality`; the directory that is printed at the end
+is given as config.data.path. Rows are those of the source, whatever the order in which a runner
+works: of image folders as `fermm.data.fer2013.read` orders them; of several CSVs one after the
+other, sorted by name, each of which one worker reads into memory.
 
 Beam is only imported here, and needs an environment of its own: it wants an older protobuf.
 """
 
 import argparse
 import glob
+import json
 import os
 import sys
 import tempfile
@@ -30,6 +31,7 @@ import tensorflow_datasets as tfds
 from fermm.data import fer2013, landmarks, tfds_builder
 from fermm.data.faces import Faces
 from fermm.errors import InputError
+from fermm.paths import whole
 
 BLOCK = 256  # faces that go through the pipeline as one element
 
@@ -180,7 +182,7 @@ def _examples(block: Block) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def prepare(source: Source, out: str | os.PathLike[str], options: Any = None) -> Path:
-    """Runs the pipeline, unless its data set is there already.
+    """Runs the pipeline, unless its data set is there already; OUT/large_faces.json says of what.
 
     Args:
         source: What is prepared.
@@ -191,14 +193,25 @@ def prepare(source: Source, out: str | os.PathLike[str], options: Any = None) ->
         The directory of the prepared data set, which `fermm.data.dataset.prepare` takes as path.
 
     Raises:
-        InputError: nothing to read, or no predictor. What is found in a file by a worker comes as
-            the runner passes it on.
+        InputError: nothing to read, no predictor, or `out` has the data set of another source. What
+            is found in a file by a worker comes as the runner passes it on.
     """
     landmarks.find_method(source.method)
     landmarks.find_predictor(source.predictor)
     if not os.path.isdir(source.images):
         _files(source.images)
+    predictor = source.predictor and os.path.abspath(source.predictor)
+    source = Source(os.path.abspath(source.images), source.method, predictor)
     builder = LargeFaces(source=source, data_dir=os.path.abspath(out))
+    note, now = Path(out, f"{builder.name}.json"), json.dumps(source._asdict()) + "\n"
+    if os.path.isdir(builder.data_dir) and not (note.is_file() and note.read_text() == now):
+        raise InputError(
+            f"{builder.data_dir}: was prepared from something else, see {note}; choose another "
+            "--out"
+        )
+    os.makedirs(out, exist_ok=True)
+    with whole(note) as aside:
+        aside.write_text(now)
     with tempfile.TemporaryDirectory() as downloads:  # TFDS makes one; there are none
         builder.download_and_prepare(
             download_dir=downloads,
@@ -229,4 +242,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    # Workers look for what they are sent under the module's own name, not under `__main__`.
+    from fermm.data import beam as _this
+
+    _this.main()

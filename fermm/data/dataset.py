@@ -26,7 +26,7 @@ from fermm.data import fer2013, stream
 from fermm.data import landmarks as landmarks_lib
 from fermm.data.faces import Faces
 from fermm.errors import InputError
-from fermm.paths import bring_all_to_disk, expand
+from fermm.paths import bring_all_to_disk, bring_to_disk, expand
 
 Report = Callable[[str, int, int], None]
 """Called with the stage ("reading", "landmarks", "writing"), what of it is done, and its total."""
@@ -91,7 +91,13 @@ def prepare(
     """
     open_ = stream.open_faces if streaming else read
     if pathlib.Path(path, "dataset_info.json").is_file():
-        return open_(path)
+        faces = open_(path)
+        if faces.rejected and on_error != "quarantine":
+            raise InputError(
+                f"{path}: rows of its source were set aside, the first is {faces.rejected[0].place}"
+                ": set config.data.on_error to 'quarantine' to go on without them"
+            )
+        return faces
     identity = _identify(path, landmarks, predictor)
     root = expand(cache_dir)
     for known in (identity, identity + stream.QUARANTINE)[: 1 + (on_error == "quarantine")]:
@@ -143,6 +149,7 @@ def read(directory: str | os.PathLike[str]) -> Faces:
     with contextlib.closing(stream.Records(directory)) as records:
         columns = records.read(tuple(stream.FIELDS), np.arange(len(records)))
         rejected = records.rejected
+    stream.check_rows(columns["row"], directory)
     return Faces(
         columns["image"],
         columns["label"],
@@ -220,6 +227,7 @@ def write(faces: Faces, root: str | os.PathLike[str], identity: str) -> pathlib.
                 "make room or set config.data.cache_dir"
             ) from error
     bring_all_to_disk(directory)
+    bring_to_disk(directory.parent)
     return directory
 
 

@@ -127,7 +127,12 @@ def _read_csv(path: pathlib.Path, progress: Progress | None, on_error: str) -> F
         size = os.fstat(file.fileno()).st_size
         columns = _read_header(path, file.readline(_LINE_LIMIT))
         for block in _blocks(file):
-            lines = [(number, line) for number, line in block if not line.isspace()]
+            # Of one that was cut it is not known whether it is blank.
+            lines = [
+                (number, line)
+                for number, line in block
+                if len(line) == _LINE_LIMIT or not line.isspace()
+            ]
             rows = _parse_rows([line for _, line in lines], columns)
             if rows:
                 images += rows[0]

@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from fermm.data import processes
-from fermm.data.faces import IMAGE_SIZE, POINTS, Faces, Rejected
+from fermm.data.faces import EMOTIONS, IMAGE_SIZE, POINTS, USAGES, Faces, Rejected
 from fermm.errors import InputError, printable
 
 FIELDS: dict[str, tuple[type, tuple[int, ...]]] = {
@@ -31,7 +31,6 @@ FIELDS: dict[str, tuple[type, tuple[int, ...]]] = {
 
 QUARANTINE = "-quarantine"  # ends the name of a data set for which rows were set aside
 _METADATA = "metadata.json"  # TFDS's name for it
-_TFDS_FEATURES = "tensorflow_datasets.core.features."
 BLOCK = 1024  # rows read at a time, 3 MB, so that few Python objects live at once
 
 
@@ -58,13 +57,17 @@ class Records:
 
         self.directory = os.fspath(directory)
         with self._damage():
-            _check_features(pathlib.Path(directory, "features.json"))
+            _check_features(pathlib.Path(directory, "features.json"), tfds_builder.features())
             # Of damage, TFDS says that TensorFlow lacks.
             with contextlib.redirect_stdout(io.StringIO()):
                 source = tfds.builder_from_directory(directory).as_data_source(tfds_builder.SPLIT)
             # Below TFDS's decoding, which takes four times as long and cannot skip a field.
             self._source = source.data_source
             self._count = len(source)
+            # Each has a record of its own, however well that is compressed.
+            size = sum(file.stat().st_size for file in pathlib.Path(directory).iterdir())
+            if self._count > size:
+                raise ValueError(f"{self._count} faces in {size} bytes")
             self.rejected = _read_rejected(pathlib.Path(directory), self._count)
 
     def __len__(self) -> int:
@@ -93,9 +96,11 @@ class Records:
                 for i, record in enumerate(records, start):
                     feature = parse(record).features.feature
                     for name, array in arrays.items():
-                        array[i] = np.frombuffer(feature[name].bytes_list.value[0], array.dtype)
+                        values = np.frombuffer(feature[name].bytes_list.value[0], array.dtype)
+                        array[i] = values.reshape(array.shape[1:])  # one value would be repeated
                     for name, scalar in scalars.items():
                         scalar[i] = feature[name].int64_list.value[0]
+            _check_values(columns)
         return columns
 
     def close(self) -> None:
@@ -113,6 +118,13 @@ class Records:
         # under a checksum of the array_record format, so that damage does raise one.
         try:
             yield
+        except MemoryError:
+            raise
+        except PermissionError as error:
+            raise InputError(
+                f"the prepared data set in {self.directory} cannot be read ({error.strerror}): "
+                "see to the rights"
+            ) from error
         except Exception as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
@@ -126,16 +138,40 @@ def _flat(array: np.ndarray) -> np.ndarray:
     return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
-def _check_features(file: pathlib.Path) -> None:
+def _check_features(file: pathlib.Path, features: dict[str, Any]) -> None:
     # TFDS imports any module that this file names as that of a class, and importing one runs it.
-    waiting: list[Any] = [json.loads(file.read_text())]
-    for value in waiting:
-        if isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-        elif isinstance(value, str) and "." in value and not value.startswith(_TFDS_FEATURES):
-            raise ValueError(f"{file.name} names {value[:80]!r}, which is no feature of TFDS")
+    import tensorflow_datasets as tfds
+
+    found = json.loads(file.read_text())
+    quality = tfds.features.Tensor(shape=(), dtype=np.float32)  # of those that Beam prepares
+    for expected in (features, features | {"quality": quality}):
+        known = tfds.features.FeaturesDict(expected).to_json()
+        if found == {"pythonClassName": known["type"], "featuresDict": known["content"]}:
+            return
+    raise ValueError(f"{file.name} is not that of a data set of faces")
+
+
+def _check_values(columns: Mapping[str, np.ndarray]) -> None:
+    limits = {"label": (0, len(EMOTIONS) - 1), "usage": (-1, len(USAGES) - 1), "row": (0, None)}
+    for name, (low, high) in limits.items():
+        found = columns.get(name, np.zeros(0))
+        if (found < low).any() or (high is not None and (found > high).any()):
+            raise ValueError(f"a {name} is {found.min()} or {found.max()}")
+    if not np.isfinite(columns.get("landmarks", 0)).all():
+        raise ValueError("a landmark is not a finite number")
+
+
+def check_rows(rows: np.ndarray, directory: str | os.PathLike[str]) -> None:
+    """Checks that each row of the source is there once.
+
+    Raises:
+        InputError: one is there twice.
+    """
+    if len(np.unique(rows)) < len(rows):
+        raise InputError(
+            f"the prepared data set in {directory} is damaged (a row is there twice): delete that "
+            "directory and run again"
+        )
 
 
 def _read_rejected(directory: pathlib.Path, total: int) -> tuple[Rejected, ...]:
@@ -222,6 +258,7 @@ def open_faces(directory: str | os.PathLike[str]) -> Faces:
     """
     records = Records(directory)
     known = records.read(("label", "usage", "row"), np.arange(len(records)))
+    check_rows(known["row"], directory)
     # For its readers a column is an array: they take rows of it.
     images = cast(np.ndarray, Column(records, "image"))
     landmarks = cast(np.ndarray, Column(records, "landmarks"))

@@ -144,9 +144,12 @@ def _write(directory: Path, position: Position, checkpoint: Checkpoint) -> None:
             (aside / _CHECKSUMS).write_text(json.dumps(_checksums(aside), indent=1) + "\n")
             bring_all_to_disk(aside)
             there = directory / position.name
+            before = there.with_name(f"{there.name}.removing")
             if there.exists():
-                _remove(there)
+                shutil.rmtree(before, ignore_errors=True)
+                os.replace(there, before)
             os.replace(aside, there)
+            shutil.rmtree(before, ignore_errors=True)
             bring_to_disk(directory)
             _prune(directory, behind=True)
     # Orbax and tensorstore raise many types where the disk is full or a right is missing.

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import math
 import zlib
 from collections.abc import Iterator
@@ -77,7 +78,7 @@ def layout(kind: str, seeds: int = 1) -> Layout:
     Raises:
         InputError: several processes that would all do the same.
     """
-    devices = jax.devices()
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     if kind == "none":
         devices = jax.local_devices()[:1]
     elif kind == "seeds":
@@ -161,19 +162,21 @@ def agree(*values: float) -> tuple[float, ...]:
     return tuple(float(x) for x in gathered.max(0))
 
 
-def require_same(config: str) -> None:
+def require_same(what: str, value: Any) -> None:
     """Checks that all processes were given the same.
+
+    Args:
+        what: it is, and what to do about it, for a message: "config: use the same flags".
+        value: of this process.
 
     Raises:
         InputError: they were not.
     """
-    mine = float(zlib.crc32(config.encode()) % 2**24)  # what float32 holds exactly
+    text = json.dumps(value, sort_keys=True, default=str)
+    mine = float(zlib.crc32(text.encode()) % 2**24)  # what float32 holds exactly
     largest, smallest = agree(mine, -mine)
     if largest != -smallest:
-        raise InputError(
-            f"process {_process()}: not all processes were given the same config; start them with "
-            "the same flags, --process excepted"
-        )
+        raise InputError(f"process {_process()}: not all processes were given the same {what}")
 
 
 def wait_for_all(name: str) -> None:

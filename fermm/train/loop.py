@@ -116,7 +116,9 @@ def fit(
     """
     stop = stop or Stop()
     results = {}
-    for group, done in _groups(tasks):
+    groups = _groups(tasks)
+    devices.wait_for_all("looked through the checkpoints")  # some of which are removed next
+    for group, done in groups:
         layout = devices.layout(parallel, len(group))
         fitted = _fit(group, done, layout, stop, 60 * checkpoint_minutes)
         for task, result in zip(group, fitted, strict=True):
