@@ -96,7 +96,7 @@ def written_together(out, job):
     parts = [
         sum(f.stat().st_size for f in path.glob(f"variables/ocdbt.process_{i}/d/*")) for i in (0, 1)
     ]
-    assert 0.8 < parts[0] / parts[1] < 1.25
+    assert min(parts) > sum(parts) / 4
 
 
 def test_checkpoints_move_between_devices_and_processes(alone, tmp_path):
