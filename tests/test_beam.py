@@ -1,8 +1,14 @@
-"""The Beam pipeline, with the runner in this process: the faces of the source, in its order.
+"""The Beam pipeline, with the runner in this process and with workers of its own: the faces of the
+source, in its order.
 
 Beam conflicts with the other tests' packages; they are skipped there, and run by
 `uv run --isolated --no-dev --group beam pytest -n 0 tests/test_beam.py`.
 """
+
+import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +19,7 @@ pytest.importorskip("apache_beam")
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from fermm.data import beam, dataset, fer2013, landmarks, stream, synthetic
+from fermm.data.beam import __main__
 from fermm.data.faces import EMOTIONS, USAGES
 from fermm.errors import InputError
 
@@ -81,7 +88,7 @@ def test_the_command_line(drawn, tmp_path, monkeypatch, capsys):
     def run(images):
         command = ["beam", "--images", str(images), "--out", str(tmp_path / "out")]
         monkeypatch.setattr("sys.argv", [*command, "--runner=DirectRunner"])
-        beam.main()
+        __main__.main()
 
     with pytest.raises(SystemExit) as caught:
         run(tmp_path / "none.csv")
@@ -96,6 +103,32 @@ def test_the_command_line(drawn, tmp_path, monkeypatch, capsys):
     run(tmp_path / "good.csv")
     [line] = [x for x in capsys.readouterr().out.splitlines() if x.startswith("config.data.path")]
     assert_prepared(line.split(": ")[1], drawn.images[:3], drawn.labels[:3], drawn.usage[:3])
+
+
+def test_worker_processes(drawn, tmp_path):
+    for i in range(2):
+        write_csv(tmp_path / f"faces-{i}.csv", drawn.take(np.arange(20 * i, 20 * i + 20)))
+    command = [sys.executable, "-m", "fermm.data.beam", "--images=faces-*.csv", "--out=out"]
+    workers = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+
+    def run(*more):
+        return subprocess.run(
+            [*command, *more],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent.parent)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    result = run("--runner=DirectRunner", *workers)
+    assert result.returncode == 0, result.stderr
+    directory = result.stdout.splitlines()[-1].removeprefix("config.data.path for a run: ")
+    assert_prepared(directory, drawn.images[:40], drawn.labels[:40], drawn.usage[:40])
+    assert run("--images=faces-0.csv").stderr.splitlines()[-1] == (
+        f"{directory}: was prepared from something else, see {tmp_path}/out/large_faces.json; "
+        "choose another --out"
+    )
 
 
 def test_mistakes_are_found_before_any_work(tmp_path):

@@ -14,11 +14,9 @@ other, sorted by name, each of which one worker reads into memory.
 Beam is only imported here, and needs an environment of its own: it wants an older protobuf.
 """
 
-import argparse
 import glob
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -203,7 +201,10 @@ def prepare(source: Source, out: str | os.PathLike[str], options: Any = None) ->
     predictor = source.predictor and os.path.abspath(source.predictor)
     source = Source(os.path.abspath(source.images), source.method, predictor)
     builder = LargeFaces(source=source, data_dir=os.path.abspath(out))
-    note, now = Path(out, f"{builder.name}.json"), json.dumps(source._asdict()) + "\n"
+    note, now = (
+        Path(os.path.abspath(out), f"{builder.name}.json"),
+        json.dumps(source._asdict()) + "\n",
+    )
     if os.path.isdir(builder.data_dir) and not (note.is_file() and note.read_text() == now):
         raise InputError(
             f"{builder.data_dir}: was prepared from something else, see {note}; choose another "
@@ -220,29 +221,3 @@ def prepare(source: Source, out: str | os.PathLike[str], options: Any = None) ->
             ),
         )
     return Path(builder.data_dir)
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m fermm.data.beam", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--images", required=True, help="folder of images, or a glob of CSVs")
-    parser.add_argument("--out", required=True, help="directory that gets the data set")
-    parser.add_argument("--landmarks", default="paper", help="method of finding them")
-    parser.add_argument("--predictor", help="dlib's predictor, if not that of the package")
-    arguments, rest = parser.parse_known_args()
-    source = Source(arguments.images, arguments.landmarks, arguments.predictor)
-    try:
-        directory = prepare(
-            source, arguments.out, beam.options.pipeline_options.PipelineOptions(rest)
-        )
-    except InputError as error:
-        sys.exit(str(error).splitlines()[0])
-    print(f"config.data.path for a run: {directory}")
-
-
-if __name__ == "__main__":
-    # Workers look for what they are sent under the module's own name, not under `__main__`.
-    from fermm.data import beam as _this
-
-    _this.main()
