@@ -200,11 +200,9 @@ def prepare(source: Source, out: str | os.PathLike[str], options: Any = None) ->
         _files(source.images)
     predictor = source.predictor and os.path.abspath(source.predictor)
     source = Source(os.path.abspath(source.images), source.method, predictor)
-    builder = LargeFaces(source=source, data_dir=os.path.abspath(out))
-    note, now = (
-        Path(os.path.abspath(out), f"{builder.name}.json"),
-        json.dumps(source._asdict()) + "\n",
-    )
+    out = os.path.abspath(out)
+    builder = LargeFaces(source=source, data_dir=out)
+    note, now = Path(out, f"{builder.name}.json"), json.dumps(source._asdict()) + "\n"
     if os.path.isdir(builder.data_dir) and not (note.is_file() and note.read_text() == now):
         raise InputError(
             f"{builder.data_dir}: was prepared from something else, see {note}; choose another "

@@ -1,4 +1,4 @@
-"""The command line of `fermm.data.beam`, apart from it: Beam's workers import what they are sent."""
+"""The command line of `fermm.data.beam`, apart from it, for Beam's workers import that by name."""
 
 import argparse
 import sys
