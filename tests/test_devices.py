@@ -84,6 +84,30 @@ def test_two_processes_share_each_batch(alone, tmp_path):
         written_together(tmp_path, job)
 
 
+def test_processes_of_another_config_are_refused(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = ["--processes=2", f"--coordinator=127.0.0.1:{port}", f"--workdir={tmp_path / 'run'}"]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, HERE.parent / "launch.py", *flags, f"--process={i}", seeds],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i, seeds in enumerate(("--config.seeds=(0,)", "--config.seeds=(1,)"))
+    ]
+    for i, process in enumerate(processes):
+        _, said = process.communicate(timeout=100)
+        assert process.returncode == 1
+        assert said.splitlines()[-1] == (
+            f"launch.py: process {i}: not all processes were given the same config: use the same "
+            "flags"
+        )
+    assert not (tmp_path / "run").exists()
+
+
 def written_together(out, job):
     """The last checkpoint holds the result, of which each process wrote about half."""
     directory = out / job / "checkpoints"

@@ -222,6 +222,7 @@ BAD_ROWS = {
         f", line 4 (row 3): byte 5, 0xff, is not text; {AGAIN}",
     ),
     "NUL": (row(emotion="\0"), f", line 4 (row 3): byte 1, 0x00, is not text; {AGAIN}"),
+    "endless blanks": (b" " * 70_000, f", line 4 (row 3): has 65536 bytes or more; {AGAIN}"),
     "endless line": (b"7 " * 50_000, f", line 4 (row 3): has 65536 bytes or more; {AGAIN}"),
 }
 BAD_FILES = {

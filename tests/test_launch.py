@@ -12,6 +12,7 @@ import pytest
 
 from configs import paper, synthetic
 from fermm import settings
+from fermm.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -221,6 +222,16 @@ def test_the_run_directory_of_another_config(tmp_path):
         f"launch.py: {tmp_path / 'run'}: a run with another config: config.landmarks.epochs is 99 "
         "there and 16 now; choose another --workdir, or the same config\n"
     )
+
+
+def test_a_network_whose_name_begins_like_a_field_that_may_differ(tmp_path):
+    config = synthetic.get_config().to_dict()
+    config["parallel_net"] = config["landmarks"] | {"epochs": 3}
+    settings.write_json(tmp_path / "config.json", config)
+    settings.check_workdir(config | {"parallel": "batch"}, tmp_path)
+    config["parallel_net"] = config["landmarks"] | {"epochs": 4}
+    with pytest.raises(InputError, match=r"config.parallel_net.epochs is 3 there and 4 now"):
+        settings.check_workdir(config, tmp_path)
 
 
 def test_more_data_than_memory():

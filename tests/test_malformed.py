@@ -542,6 +542,7 @@ FIELDS = {
         "of nobody": ("~nobody-here/x", f"~nobody-here/x: {NOBODY}"),
     },
     "data.predictor": {"of nobody": ("~nobody-here/x", f"~nobody-here/x: {NOBODY}")},
+    "data.workers": {"negative": (-1, "config.data.workers is -1: at least 0")},
     "data.split_seed": {"text": ("0", "config.data.split_seed is '0', needs a whole number")},
     "data.on_error": {
         "unknown": (
