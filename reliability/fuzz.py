@@ -474,12 +474,14 @@ def fuzz(names: list[str], minutes: float, seed: int, out: Path, first: int) -> 
             )
             process.start()
             sender.close()
-            until = min(end, time.monotonic() + RENEWED)
+            until = end
             name, number, outcome, text = "", 0, "", ""
             with contextlib.suppress(EOFError):  # it has crashed
                 while time.monotonic() < until or outcome == "begun":
                     if not reports.poll(1.0):
                         continue
+                    if not outcome:  # from its first case on: until then it imports and compiles
+                        until = min(end, time.monotonic() + RENEWED)
                     name, number, outcome, text, seconds = reports.recv()
                     computed += seconds
                     begun[name] = number + 1
@@ -503,6 +505,8 @@ def fuzz(names: list[str], minutes: float, seed: int, out: Path, first: int) -> 
                 findings.add(name, number, text)
             process.kill()
             process.join()
+            if not outcome and time.monotonic() < end:
+                raise RuntimeError("a process ended before its first case: an input is not good")
         took = (time.monotonic() - start) / 60
     of = f"{took:.1f} minutes, of which {computed:.0f} s of computing in the cases"
     print(f"\nSeed {seed}, {of}:\n{_table(counts)}", flush=True)
