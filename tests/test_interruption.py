@@ -287,6 +287,37 @@ def test_a_signal_ends_a_run_within_three_seconds(tmp_path, number, code):
     assert not list((tmp_path / "run").rglob("*.writing"))
 
 
+IN_A_DESTRUCTOR = """
+import os, signal, time
+from fermm.train.stop import Stop
+
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+
+with Stop():
+    Last()
+    time.sleep(30)
+"""
+
+
+def test_a_signal_that_finds_the_interpreter_in_a_destructor():
+    start = time.monotonic()
+    result = subprocess.run(
+        [sys.executable, "-c", IN_A_DESTRUCTOR],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 143
+    assert result.stderr == (
+        "launch.py: stopped at once; the same command goes on after the last checkpoint\n"
+    )
+    assert time.monotonic() - start < 20
+
+
 def test_a_process_that_cannot_hear_is_ended(tmp_path):
     """The interpreter is kept busy, as it is by a compilation."""
     script = """
