@@ -382,6 +382,7 @@ def work(
 
     for alarm in (signal.SIGALRM, signal.SIGPROF):
         signal.signal(alarm, stop)
+    shutil.rmtree(scratch / "case", ignore_errors=True)  # of the process before
     for name in names:  # imports and compiles; a case that ended in an import would spoil the rest
         shutil.copytree(scratch / "good" / name, scratch / "case", symlinks=True)
         TARGETS[name].read(scratch / "case")

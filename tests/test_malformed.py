@@ -1076,3 +1076,10 @@ def test_values_of_a_prepared_data_set(change, reason, tmp_path):
     bad = dataset.write(dataclasses.replace(faces, **change), tmp_path, "bad")
     for reader in (dataset.read, lambda path: stream.open_faces(path).landmarks[:]):
         assert f"{bad} is damaged ({reason}" in refusal(reader, bad)
+
+
+@pytest.mark.slow
+def test_the_fuzzer_goes_on_in_a_new_process(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fuzz, "RENEWED", 1)
+    assert fuzz.fuzz(["landmarks"], 0.25, 0, tmp_path, 0)  # raises if one ends before its work
+    assert " 0\n" in capsys.readouterr().out
