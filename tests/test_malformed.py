@@ -903,6 +903,14 @@ RUN_FILES = {
             fields(seeds=["0"]),
             f"@: damaged (seeds has an entry that is no int); {LOST}",
         ),
+        "a seed of 300 digits": (
+            fields(seeds=[10**299]),
+            f"@: damaged (a network, seed or split is too long for a file name); {LOST}",
+        ),
+        "a network of 300 letters": (
+            fields(networks=["n" * 300]),
+            f"@: damaged (a network, seed or split is too long for a file name); {LOST}",
+        ),
         "no networks": (fields(networks=[]), f"@: damaged (networks is no list, or empty); {LOST}"),
         "data as a list": (fields(data=[]), f"@: damaged (data.source is missing); {LOST}"),
         "a split of nobody": (

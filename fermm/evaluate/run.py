@@ -252,6 +252,11 @@ def load(directory: Path) -> Run:
         }
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: missing; {missing}") from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        what = "a network, seed or split is too long for a file name"
+        raise InputError(f"{directory / 'config.json'}: damaged ({what}); {_LOST}") from None
     return Run(
         directory,
         config,
