@@ -78,6 +78,19 @@ def test_stopped_after_any_step_and_in_validation(whole, tmp_path, monkeypatch, 
     assert [p.name for p in checkpoint.positions(tmp_path / "checkpoints")] == ["1", "2"]
 
 
+def test_stopped_where_it_was_stopped_before(tmp_path, monkeypatch):
+    """No moment without that checkpoint: there may be no other."""
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-9)
+    task, directory = task_in(tmp_path), tmp_path / "checkpoints" / "0+6"
+    with pytest.raises(Stopped):
+        loop.fit([task], stop=StopAfter(6))
+    before = directory.stat().st_ino
+    with pytest.raises(Stopped):
+        loop.fit([task], stop=StopAfter(0))
+    assert directory.stat().st_ino == before
+    assert checkpoint.find_damage(directory) == ""
+
+
 def test_all_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     """A power cut keeps what was brought to the disk, and of the rest perhaps the names alone."""
     on_disk, renamed = {}, []

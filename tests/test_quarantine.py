@@ -200,6 +200,18 @@ def test_the_prepared_data_set_remembers(tmp_path, monkeypatch):
         assert faces.landmarks[:, 0, 0].tolist() == faces.rows.tolist()
 
 
+def test_a_copy_under_another_name_is_as_good(tmp_path):
+    prepare(tmp_path, "quarantine")
+    [directory] = (tmp_path / "cache").rglob("1.0.0")
+    copy = shutil.copytree(directory, tmp_path / "mine" / "faces")
+    for streaming in (False, True):
+        faces = dataset.prepare(copy, on_error="quarantine", streaming=streaming)
+        assert_good(faces, BAD)
+    (copy / "metadata.json").unlink()
+    with pytest.raises(InputError, match=r"\(36 faces and 0 rejected are not all rows\)"):
+        dataset.prepare(copy, on_error="quarantine")
+
+
 def test_nothing_set_aside_is_one_data_set_for_both_ways(tmp_path, monkeypatch):
     prepare(tmp_path, "quarantine", {})
     monkeypatch.setattr(fer2013, "read", None)

@@ -29,7 +29,7 @@ FIELDS: dict[str, tuple[type, tuple[int, ...]]] = {
 }
 """What each example holds, by name: dtype and shape."""
 
-QUARANTINE = "-quarantine"  # ends the name of a data set for which rows were set aside
+QUARANTINE = "-quarantine"  # ends the identity of a data set for which rows were set aside
 _METADATA = "metadata.json"  # TFDS's name for it
 BLOCK = 1024  # rows read at a time, 3 MB, so that few Python objects live at once
 
@@ -60,7 +60,8 @@ class Records:
             _check_features(pathlib.Path(directory, "features.json"), tfds_builder.features())
             # Of damage, TFDS says that TensorFlow lacks.
             with contextlib.redirect_stdout(io.StringIO()):
-                source = tfds.builder_from_directory(directory).as_data_source(tfds_builder.SPLIT)
+                builder = tfds.builder_from_directory(directory)
+                source = builder.as_data_source(tfds_builder.SPLIT)
             # Below TFDS's decoding, which takes four times as long and cannot skip a field.
             self._source = source.data_source
             self._count = len(source)
@@ -68,7 +69,8 @@ class Records:
             size = sum(file.stat().st_size for file in pathlib.Path(directory).iterdir())
             if self._count > size:
                 raise ValueError(f"{self._count} faces in {size} bytes")
-            self.rejected = _read_rejected(pathlib.Path(directory), self._count)
+            identity = builder.builder_config.name if builder.builder_config else ""
+            self.rejected = _read_rejected(pathlib.Path(directory), self._count, identity)
 
     def __len__(self) -> int:
         return self._count
@@ -174,14 +176,17 @@ def check_rows(rows: np.ndarray, directory: str | os.PathLike[str]) -> None:
         )
 
 
-def _read_rejected(directory: pathlib.Path, total: int) -> tuple[Rejected, ...]:
-    """What was set aside beside the `total` faces of a data set."""
+def _read_rejected(directory: pathlib.Path, total: int, identity: str) -> tuple[Rejected, ...]:
+    """What was set aside beside the `total` faces of the data set called `identity`.
+
+    The directory may have been renamed since.
+    """
     file = directory / _METADATA
     noted: dict[str, Any] = {"rows": total, "rejected": []}
     if file.is_file():
         noted = json.loads(file.read_text())
     rejected = tuple(Rejected(*map(printable, pair)) for pair in noted["rejected"])
-    named = directory.parent.name.endswith(QUARANTINE)
+    named = identity.endswith(QUARANTINE)
     if noted["rows"] != total + len(rejected) or named != bool(rejected):
         raise ValueError(f"{total} faces and {len(rejected)} rejected are not all rows")
     return rejected

@@ -181,6 +181,8 @@ class _Saver:
         seconds: float,
     ) -> None:
         """Begins to write checkpoints; `seconds` have been spent on the epoch they are in."""
+        if position == self.last:
+            return  # Stopped again before it came any further: that checkpoint is there.
         self.last, self.when = position, time.monotonic()
         checkpoints = []
         for task, state, trees, history in zip(
