@@ -108,10 +108,11 @@ def _train_all(config: Mapping[str, Any], workdir: Path, source: Source, stop: S
                 for seed in config["seeds"]
                 if _finished(config, workdir / name / f"seed_{seed}", name)
             }
-        at_once = config[name]["seeds_at_once"]
-        # Groups before what is finished is left out: the same ones when the run is called again.
-        for first in range(0, len(config["seeds"]), at_once):
-            group = [s for s in config["seeds"][first : first + at_once] if s not in finished]
+        places = {seed: workdir / name / f"seed_{seed}" / "checkpoints" for seed in config["seeds"]}
+        for group in loop.groups(places, config[name]["seeds_at_once"]):
+            left = [seed for seed in group if seed not in finished]
+            if all(config[name]["epochs"] in checkpoint.epochs(places[seed]) for seed in left):
+                group = left  # of which only the predictions are missing
             if group:
                 _train_and_predict(config, workdir, name, group, source, embeddings, stop)
 

@@ -105,20 +105,39 @@ def test_seeds_trained_at_once_go_on_to_the_same_bits(tmp_path, monkeypatch):
         assert without_seconds(history) == without_seconds(want_history)
 
 
-def test_seeds_that_were_not_stopped_together_go_on_apart(tmp_path, monkeypatch):
-    tasks = make_tasks(tmp_path, (0, 1, 2, 3), epochs=4)
-    loop.fit([tasks[0]._replace(settings=tasks[0].settings | {"epochs": 3})])
-    loop.fit([tasks[1]._replace(settings=tasks[1].settings | {"epochs": 1})])
-    together = []
-    make_train_steps = steps.make_train_steps
+def test_seeds_that_were_begun_together_stay_together(tmp_path):
+    tasks = make_tasks(tmp_path, (0, 1, 2, 3, 4, 5), epochs=1)
+    places = {task.seed: task.directory / "checkpoints" for task in tasks}
+    assert loop.groups(places, 4) == [[0, 1, 2, 3], [4, 5]]
+    loop.fit(tasks[1:3])
+    loop.fit(tasks[4:5])
+    assert loop.groups(places, 4) == [[1, 2], [4], [0, 3, 5]]
+    assert loop.groups(places, 1) == [[1, 2], [4], [0], [3], [5]]
+    shutil.rmtree(places[1])
+    assert loop.groups(places, 4) == [[1, 2], [4], [0, 3, 5]]
+    del places[1]
+    assert loop.groups(places, 4) == [[2], [4], [0, 3, 5]]
 
-    def counting(*args):
-        together.append(args[-1])
-        return make_train_steps(*args)
 
-    monkeypatch.setattr(steps, "make_train_steps", counting)
-    assert [len(history) for _, history in loop.fit(tasks)] == [4, 4, 4, 4]
-    assert sorted(together) == [False, False, True]
+def test_a_damaged_checkpoint_of_one_of_several_seeds_changes_no_bit(tmp_path, monkeypatch):
+    config = small_config(networks=("landmarks",), seeds=(0, 1))
+    experiment.run(config, tmp_path)
+    before = [read(tmp_path, "landmarks", seed) for seed in (0, 1)]
+    predicted = tmp_path / "landmarks" / "seed_0" / "predictions_test.npz"
+    content = predicted.read_bytes()
+    checkpoints = predicted.parent / "checkpoints"
+    (checkpoints / "2" / "variables" / "_METADATA").unlink()
+    experiment.run(config, tmp_path)
+    assert (checkpoints / "2.damaged").exists()
+    for seed, want in enumerate(before):
+        found = read(tmp_path, "landmarks", seed)
+        assert_identical((found.variables, found.training), (want.variables, want.training))
+    assert predicted.read_bytes() == content
+    # What is trained already is not trained again.
+    monkeypatch.setattr(steps, "make_train_steps", None)
+    predicted.unlink()
+    experiment.run(config, tmp_path)
+    assert predicted.read_bytes() == content
 
 
 def test_running_figures_are_means_over_the_samples(tmp_path):
@@ -578,24 +597,27 @@ def test_a_part_that_is_not_trained_to_its_end_is_refused(finished, tmp_path):
         experiment.run(config, tmp_path / "run")
 
 
-def test_a_fusion_does_not_go_on_with_other_parts(finished, tmp_path):
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_fusion_does_not_go_on_with_other_parts(finished, tmp_path, epoch):
+    """Neither to train nor, trained to its end, to predict."""
     shutil.copytree(finished, tmp_path / "run")
     where = tmp_path / "run" / "decision_fusion" / "seed_0"
     (where / "predictions_test.npz").unlink()
-    for kept in checkpoint.epochs(where / "checkpoints")[:-1]:
-        shutil.rmtree(where / "checkpoints" / str(kept))
-    (where / "checkpoints" / "2").rename(where / "checkpoints" / "1")  # as if stopped then
-    there = where / "checkpoints" / "1"
-    meta = json.loads((there / "meta.json").read_text())
-    meta["history"] = meta["history"][:1]
-    (there / "meta.json").write_text(json.dumps(meta))
-    (there / "checksums.json").write_text(json.dumps(checkpoint._checksums(there)))
+    if epoch == 1:
+        shutil.rmtree(where / "checkpoints" / "2")
     other = tmp_path / "other"
     shutil.rmtree(tmp_path / "run" / "landmarks")
     experiment.run(small_config(networks=("landmarks",), seeds=(1,)), other)
     shutil.copytree(other / "landmarks" / "seed_1", tmp_path / "run" / "landmarks" / "seed_0")
-    with pytest.raises(InputError, match="was trained on other frozen networks than those that"):
-        experiment.run(small_config(networks=("image", "decision_fusion")), tmp_path / "run")
+    config = small_config(networks=("image", "decision_fusion"))
+    with pytest.raises(InputError) as caught:
+        experiment.run(config, tmp_path / "run")
+    assert str(caught.value) == (
+        f"{where}/checkpoints/{epoch}: was trained on other frozen networks than those that are "
+        f"there now; delete {where} to have it trained on these, or bring those back"
+    )
+    shutil.rmtree(where)
+    experiment.run(config, tmp_path / "run")
 
 
 def test_class_weights_multiply_the_loss_and_do_not_divide_it():

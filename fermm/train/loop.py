@@ -92,9 +92,9 @@ def fit(
 ) -> list[tuple[dict[str, Any], list[dict[str, float]]]]:
     """Trains a network to its last epoch, from one seed or from several at once.
 
-    Each seed goes on from its last checkpoint if there is one. Seeds are trained at once in one
-    compiled function (`jax.vmap`), for which small networks take less than one after the other; the
-    sums in it may be rounded in another way than those of a seed alone.
+    It goes on from the last position of which all seeds have a checkpoint. They are trained at once
+    in one compiled function (`jax.vmap`), for which small networks take less than one after the
+    other; the sums in it may be rounded in another way than those of a seed alone.
 
     Args:
         tasks: one for each seed. They differ in seed, variables, inputs, directory and what
@@ -114,38 +114,45 @@ def fit(
             is not finite.
         Stopped: `stop` said so.
     """
-    stop = stop or Stop()
-    results = {}
-    groups = _groups(tasks)
-    devices.wait_for_all("looked through the checkpoints")  # some of which are removed next
-    for group, done in groups:
-        layout = devices.layout(parallel, len(group))
-        fitted = _fit(group, done, layout, stop, 60 * checkpoint_minutes)
-        for task, result in zip(group, fitted, strict=True):
-            results[task.seed] = result
-    return [results[task.seed] for task in tasks]
-
-
-def _groups(tasks: Sequence[Task]) -> list[tuple[list[Task], Position]]:
-    """Which tasks can go on together, and from where they do."""
-    with devices.main_first("look through the checkpoints"):
-        for task in tasks:
-            for note in checkpoint.set_damaged_aside(task.directory / "checkpoints"):
-                print(f"note: {note}", flush=True)
     start = Position(0)
-    kept = {
-        task.seed: {start, *checkpoint.positions(task.directory / "checkpoints")} for task in tasks
-    }
-    fresh = [task for task in tasks if kept[task.seed] == {start}]
-    begun = [task for task in tasks if kept[task.seed] != {start}]
-    for group, others in ((tasks, []), (begun, fresh)):
-        if not group:
-            continue
-        common = max(set.intersection(*(kept[task.seed] for task in group)))
-        # Seeds that were interrupted together are one position apart at most.
-        if all(sum(p > common for p in kept[task.seed]) <= 1 for task in group):
-            return [(list(group), common), *([(others, start)] if others else [])]
-    return [*([(fresh, start)] if fresh else []), *(([t], max(kept[t.seed])) for t in begun)]
+    kept = [{start, *checkpoint.positions(task.directory / "checkpoints")} for task in tasks]
+    done = max(set.intersection(*kept))
+    devices.wait_for_all("looked through the checkpoints")  # some of which are removed next
+    if done.epoch >= tasks[0].settings["epochs"]:
+        saved = [_read(task, done, training=False) for task in tasks]
+        return [(each.variables, each.meta["history"]) for each in saved]
+    layout = devices.layout(parallel, len(tasks))
+    return _fit(tasks, done, layout, stop or Stop(), 60 * checkpoint_minutes)
+
+
+def groups(directories: Mapping[int, Path], at_once: int) -> list[list[int]]:
+    """Which seeds of a network are trained in one compiled function.
+
+    The bits of each depend on how many there are: those that were begun together stay together,
+    whatever became of their checkpoints. The others are taken in order.
+
+    Args:
+        directories: of each seed, its `checkpoints/`; damaged checkpoints are set aside.
+        at_once: how many are begun together.
+    """
+    with devices.main_first("look through the checkpoints"):
+        for directory in directories.values():
+            for note in checkpoint.set_damaged_aside(directory):
+                print(f"note: {note}", flush=True)
+    together: dict[int, tuple[int, ...]] = {}
+    for seed, directory in directories.items():
+        if kept := checkpoint.positions(directory):
+            meta = checkpoint.read_meta(directory / kept[-1].name)
+            together[seed] = tuple(meta.get("seeds_at_once", [seed]))
+    for seeds in [*together.values()]:
+        for seed in seeds:
+            together.setdefault(seed, seeds)  # which has no checkpoint, or none any more
+    fresh = [seed for seed in directories if seed not in together]
+    begun = [
+        [seed for seed in seeds if seed in directories and together[seed] == seeds]
+        for seeds in dict.fromkeys(together.values())
+    ]
+    return begun + [fresh[i : i + at_once] for i in range(0, len(fresh), at_once)]
 
 
 class _Saver:
@@ -190,6 +197,7 @@ class _Saver:
         ):
             meta = {
                 **task.meta,
+                "seeds_at_once": [each.seed for each in self._tasks],
                 "epoch": position.epoch,
                 "step_of_epoch": position.step,
                 "seconds": seconds,
@@ -210,11 +218,8 @@ class _Saver:
 def _fit(
     tasks: Sequence[Task], done: Position, layout: devices.Layout, stop: Stop, save_after: float
 ) -> list[tuple[dict[str, Any], list[dict[str, float]]]]:
-    """`fit` for tasks that have all come as far as `done`."""
+    """`fit` for tasks that have all come as far as `done`, which is not the end."""
     epochs = tasks[0].settings["epochs"]
-    if done.epoch >= epochs:
-        saved = [_read(task, done, training=False) for task in tasks]
-        return [(each.variables, each.meta["history"]) for each in saved]
     training = _Training(tasks, done, layout, stop, save_after)
     with stop.deferred(), contextlib.ExitStack() as open_now:
         training.open(open_now)
@@ -480,7 +485,7 @@ def _start(task: Task, done: Position, optim: optimizer.Optimizer) -> _Start:
     if done != Position(0):
         saved = _read(task, done, training=True)
         where = task.directory / "checkpoints" / done.name
-        state = _restore(state, saved, frozen, task.trained, where)
+        state = _restore(state, saved, task.trained, where)
         history, seconds = saved.meta["history"], saved.meta["seconds"]
     return _Start(devices.to_host(state), devices.to_host(frozen), history, seconds)
 
@@ -494,6 +499,13 @@ def _read(task: Task, done: Position, training: bool) -> checkpoint.Checkpoint:
             f"{where}: was trained on other data; choose another --workdir, or the same data"
         )
     checkpoint.check_tree(task.variables, saved.variables, str(where))
+    _, frozen_then = partition.split(saved.variables["params"], task.trained)
+    _, frozen = partition.split(task.variables["params"], task.trained)
+    if not all(jax.tree.leaves(jax.tree.map(np.array_equal, frozen_then, frozen))):
+        raise InputError(
+            f"{where}: was trained on other frozen networks than those that are there now; "
+            f"delete {task.directory} to have it trained on these, or bring those back"
+        )
     if devices.is_main():
         write_history(task.directory / "history.csv", saved.meta["history"])
     return saved
@@ -552,18 +564,12 @@ def _training(state: steps.State) -> dict[str, Any]:
 def _restore(
     state: steps.State,
     saved: checkpoint.Checkpoint,
-    frozen: Mapping[str, Any],
     trained: frozenset[str],
     where: Path,
 ) -> steps.State:
     assert saved.training is not None
     checkpoint.check_tree(_training(state), saved.training, str(where))
-    params, frozen_then = partition.split(saved.variables["params"], trained)
-    if not all(jax.tree.leaves(jax.tree.map(np.array_equal, frozen_then, dict(frozen)))):
-        raise InputError(
-            f"{where}: was trained on other frozen networks than those that are there now; "
-            "choose another --workdir to train it on these"
-        )
+    params, _ = partition.split(saved.variables["params"], trained)
     return steps.State(
         step=saved.training["step"],
         params=params,
