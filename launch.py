@@ -23,6 +23,7 @@ import os
 import platform
 import re
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Iterator
@@ -70,10 +71,10 @@ def main(argv: list[str]) -> None:
 
     logging.set_verbosity(logging.ERROR)  # orbax tells much that is of no use here
     config = _CONFIG.value.to_dict()
-    _keep_compiled(config)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     with Stop() as stop:
         try:
+            _keep_compiled(config)
             _join_processes()
             experiment.run(config, _WORKDIR.value or Path("runs") / name, stop)
         except (InputError, Stopped) as error:
@@ -84,11 +85,7 @@ def main(argv: list[str]) -> None:
             # Nobody reads what it says, as after `| head`: ended as by SIGPIPE, without a word.
             os._exit(128 + signal.SIGPIPE)
         except MemoryError as error:
-            what = f" ({error})" if str(error) else ""
-            _fail(
-                f"memory is not enough{what}; config.data.streaming leaves the data on disk, "
-                "config.<network>.seeds_at_once=1 trains one seed at a time"
-            )
+            _fail(_without_memory(error))
         except OSError as error:
             if error.errno not in _OF_THE_SYSTEM:
                 _end_with(error)
@@ -97,8 +94,10 @@ def main(argv: list[str]) -> None:
                 "and run the same command again: it goes on after the last checkpoint"
             )
         except Exception as error:
-            lost = type(error).__name__ == "JaxRuntimeError" and _LOST_PEER.search(str(error))
-            if lost and _PROCESSES.value > 1:
+            of_jax = type(error).__name__ == "JaxRuntimeError"
+            if of_jax and "RESOURCE_EXHAUSTED" in str(error):
+                _fail(_without_memory(error))
+            if of_jax and _LOST_PEER.search(str(error)) and _PROCESSES.value > 1:
                 if stop.requested:
                     leave(stop.number, _STOPPED)
                 _fail(
@@ -106,6 +105,15 @@ def main(argv: list[str]) -> None:
                     f"({str(error).splitlines()[0]}); see there"
                 )
             _end_with(error)
+
+
+def _without_memory(error: Exception) -> str:
+    what = f" ({str(error).splitlines()[0]})" if str(error) else ""
+    return (
+        f"memory is not enough{what}; config.data.streaming leaves the data on disk, "
+        "config.<network>.seeds_at_once=1 trains one seed at a time, and a smaller "
+        "config.<network>.batch_size or network needs less"
+    )
 
 
 def _end_with(error: Exception) -> NoReturn:
@@ -131,6 +139,12 @@ def _join_processes() -> None:
         _fail(f"--coordinator={_COORDINATOR.value}: needs HOST:PORT, as in host0:1234")
     if _PROCESS.value >= _PROCESSES.value:
         _fail(f"--process={_PROCESS.value}: of {_PROCESSES.value} processes, the first is 0")
+    if _PROCESS.value == 0:
+        try:  # JAX crashes on a port that is in use
+            socket.create_server(("", int(port[1]))).close()
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            _fail(f"--coordinator={_COORDINATOR.value}: {reason}; choose another port")
     print(
         f"process {_PROCESS.value} of {_PROCESSES.value}: meets the others at "
         f"{_COORDINATOR.value}, waits five minutes at most",
@@ -152,6 +166,8 @@ def _keep_compiled(config: dict[str, Any]) -> None:
     """Has JAX keep compiled programs beside the prepared data, so that later runs start sooner."""
     import jax
 
+    from fermm.paths import expand
+
     data = config.get("data")
     cache = data.get("cache_dir") if isinstance(data, dict) else None
     if os.environ.get("JAX_COMPILATION_CACHE_DIR") or not isinstance(cache, str) or not cache:
@@ -160,7 +176,7 @@ def _keep_compiled(config: dict[str, Any]) -> None:
     info = Path("/proc/cpuinfo")
     flags = {x for x in info.read_text().splitlines() if "flags" in x} if info.exists() else ()
     kind = hashlib.sha256(" ".join([platform.machine(), *sorted(flags)]).encode()).hexdigest()[:16]
-    where = Path(os.path.expanduser(cache), "compiled", kind)
+    where = expand(cache) / "compiled" / kind
     if not os.access(next(p for p in (where, *where.parents) if p.exists()), os.W_OK):
         return  # the run may do without, and JAX would warn of every program
     jax.config.update("jax_compilation_cache_dir", str(where))
@@ -185,6 +201,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         if "no attribute 'get_config'" in str(error):
             _fail("--config: the file has no function get_config(); see configs/ for examples")
+        if "no attribute 'to_dict'" in str(error):
+            _fail(
+                f"--config: get_config() returns {type(_CONFIG.value).__name__}, needs an "
+                "ml_collections.ConfigDict; see configs/ for examples"
+            )
         # One of an override, or a bug in the config file, which its author wants to see.
         where = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         if where.name == "config_dict.py" and isinstance(error, AttributeError | KeyError):

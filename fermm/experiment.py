@@ -27,7 +27,7 @@ from fermm.evaluate import metrics, table
 from fermm.evaluate import run as run_lib
 from fermm.models.fusion import MODALITIES
 from fermm.models.types import shapes
-from fermm.paths import expand
+from fermm.paths import expand, make_directory
 from fermm.train import checkpoint, devices, loop, partition, steps
 from fermm.train.stop import Stop
 
@@ -80,8 +80,12 @@ def run(
     settings.check_workdir(config, workdir)
     _check_parts_exist(config, workdir)
     _check_networks(config, workdir)
+    _check_layouts(config, workdir)
     with devices.main_first("read the data"):  # and prepares them, if need be
         source = load(config["data"])  # before anything is written: bad data leaves no directory
+        if devices.is_main():
+            samples = _samples(source)
+            _check_parts_have_not_seen(samples, config)
     devices.require_same("data: see to config.data.path on every host", source.identity)
     with contextlib.ExitStack() as stack:
         with devices.main_first(f"use {workdir}"):
@@ -92,8 +96,10 @@ def run(
                 _describe(source)
                 if config["data"]["on_error"] == "quarantine":
                     write_rejected(workdir, config["data"]["path"], source.faces)
-                run_lib.save_samples(workdir, _samples(source))
-        with jax.debug_nans(config["debug_nans"]):
+                run_lib.save_samples(workdir, samples)
+        debugging = config["debug_nans"]
+        # Of compiled functions JAX names the outermost loop at best.
+        with jax.debug_nans(debugging), jax.disable_jit(debugging):
             _train_all(config, workdir, source, stop)
         with devices.main_first("evaluate the run"):
             return _evaluate(config, workdir, source) if devices.is_main() else {}
@@ -187,6 +193,7 @@ def _check_parts_exist(config: Mapping[str, Any], workdir: Path) -> None:
                         f"config.{name}.start_from"
                     )
                     raise InputError(f"{where}: no trained {part} network for {name}: {remedy}")
+                checkpoint.refuse_damage(checkpoint.locate(where / "checkpoints"))
 
 
 def _check_networks(config: Mapping[str, Any], workdir: Path) -> None:
@@ -212,6 +219,17 @@ def _check_networks(config: Mapping[str, Any], workdir: Path) -> None:
             partition.trained_paths(variables["params"], section["trainable"])
         except InputError as error:
             raise InputError(f"config.{name}: {error}") from None
+
+
+def _check_layouts(config: Mapping[str, Any], workdir: Path) -> None:
+    """A new run has work for all devices, with as many seeds as each network trains at once."""
+    if (workdir / "config.json").is_file():
+        return  # what is left of it shows when its checkpoints have been looked at
+    count = len(config["seeds"])
+    for name in config["networks"]:
+        at_once = min(config[name]["seeds_at_once"], count)
+        for seeds in {at_once, count % at_once or at_once}:
+            devices.layout(config["parallel"], seeds)
 
 
 def _is_trained(directory: Path) -> bool:
@@ -256,10 +274,40 @@ def _samples(source: Source) -> run_lib.Samples:
     for i, name in enumerate(splits_lib.NAMES):
         where[source.splits[name]] = i
     # How many training faces are the same image as each face, itself left out.
-    first = splits_lib.identical(faces.images)
+    digests = splits_lib.digests(faces.images)
+    first = splits_lib.first_of_equals(digests)
     training = where == splits_lib.NAMES.index("train")
     alike = np.bincount(first[training], minlength=len(faces))[first] - training
-    return run_lib.Samples(faces.rows, faces.labels, where, alike > 0, source.class_weights)
+    return run_lib.Samples(
+        faces.rows, faces.labels, where, digests, alike > 0, source.class_weights
+    )
+
+
+def _check_parts_have_not_seen(samples: run_lib.Samples, config: Mapping[str, Any]) -> None:
+    """That networks of other runs, to be fused, were not trained on what evaluates the fusion.
+
+    What stands on both sides of this run's own split, as copies of FER2013 do, is let pass.
+    """
+    own = samples.of("train").digests
+    held_out = samples.digests[samples.splits != splits_lib.NAMES.index("train")]
+    held_out = held_out[~np.isin(held_out, own)]
+    for name in config["networks"]:
+        if not (models.is_fusion(config[name]) and config[name]["start_from"]):
+            continue
+        file = expand(config[name]["start_from"]) / run_lib.SAMPLES
+        try:
+            theirs = run_lib.load_samples(file).of("train").digests
+        except FileNotFoundError:
+            raise InputError(
+                f"{file} is missing, so which faces trained these networks is not known: run what "
+                "trained them again"
+            ) from None
+        if seen := int(np.isin(held_out, theirs).sum()):
+            raise InputError(
+                f"config.{name}.start_from: the networks of {file.parent} were trained on {seen} "
+                f"of the {len(held_out)} faces by which this run validates and tests: use the data "
+                "and the config.data.split and split_seed of that run"
+            )
 
 
 class _Embeddings:
@@ -305,10 +353,7 @@ def _train_and_predict(
     networks, tasks = [], []
     for seed in seeds:
         directory = workdir / name / f"seed_{seed}"
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise InputError(f"{directory}: a file is in its way; move it elsewhere") from None
+        make_directory(directory)
         network, trained = _initialise(config, workdir, name, seed, source)
         networks.append(network)
 
@@ -412,7 +457,7 @@ def _initialise(
         spec["head"] = section["head"]
         for part in MODALITIES:
             where = _part_directory(config, workdir, name, part) / f"seed_{seed}"
-            parts[part] = _load_part(where, source)
+            parts[part] = _load_part(where)
             spec[part] = parts[part].spec
     else:
         spec["model"] = section["model"]
@@ -439,17 +484,9 @@ def _initialise(
     return Network(spec, module, variables, parts, f"{name} at its start"), trained
 
 
-def _load_part(directory: Path, source: Source) -> Network:
+def _load_part(directory: Path) -> Network:
     where = checkpoint.locate(directory / "checkpoints")
     saved = checkpoint.read(where)
-    theirs = saved.meta["data"]
-    same_faces = theirs["faces"] == source.identity["faces"]
-    same_split = all(theirs[k] == source.identity[k] for k in ("split", "split_seed"))
-    if same_faces and not same_split:
-        raise InputError(
-            f"{where}: trained on the split {theirs['split']!r} (seed {theirs['split_seed']}), so "
-            f"faces of this run's test part may have trained it: use the same config.data.split"
-        )
     spec = saved.meta["spec"]
     module = models.build(spec)
     expected = jax.eval_shape(module.init, jax.random.key(0), shapes(module.inputs))

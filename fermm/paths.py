@@ -13,12 +13,20 @@ def expand(path: str | os.PathLike[str]) -> Path:
     """`path` with `~` or `~user` at its beginning replaced by the home directory.
 
     Raises:
-        InputError: there is no such user.
+        InputError: there is no such user, a name in it is too long for the file system, or it is
+            no UTF-8, which the array library needs.
     """
     try:
-        return Path(path).expanduser()
+        expanded = Path(path).expanduser()
+        os.fspath(expanded).encode()
+        expanded.exists()
     except RuntimeError:
         raise InputError(f"{path}: no such user; write the path out") from None
+    except UnicodeEncodeError:
+        raise InputError(f"{path}: its name is no UTF-8; choose another") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; choose another path") from None
+    return expanded
 
 
 @contextlib.contextmanager
@@ -50,6 +58,18 @@ def whole(
     except OSError as error:
         reason = error.strerror or str(error)
         raise InputError(f"{path}: cannot be written ({reason}); {remedy}") from error
+
+
+def make_directory(path: Path) -> None:
+    """Makes a directory, and those above it, where there is none.
+
+    Raises:
+        InputError: something else has that name.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{path}: a file is in its way; move it elsewhere") from None
 
 
 def bring_to_disk(path: Path) -> None:

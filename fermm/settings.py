@@ -33,7 +33,10 @@ FIELDS = {
         '"seeds" (some of those trained at once on each)'
     ),
     "checkpoint_minutes": "after how many minutes a checkpoint is written within an epoch",
-    "debug_nans": "whether JAX looks for the operation that makes a NaN (jax_debug_nans; slow)",
+    "debug_nans": (
+        "whether JAX looks for the operation that makes a NaN: nothing is compiled, which is very "
+        "slow (jax_debug_nans, jax_disable_jit)"
+    ),
     "data.source": '"fer2013", or "synthetic" for drawn faces',
     "data.path": "fer2013.csv, icml_face_data.csv, or the folder or zip of the images",
     "data.on_error": (
@@ -157,6 +160,7 @@ _MAY_DIFFER = (
     "data.streaming",
     "data.workers",
 )
+_MAY_DIFFER_OF_NETWORKS = ("seeds_at_once",)
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -259,6 +263,9 @@ def _check_network(where: str, section: Mapping[str, Any]) -> None:
     _require(0 < factor < 1, f"{where}.schedule.factor is {factor}: between 0 and 1")
     patience = schedule.get("patience", 1)
     _require(patience >= 1, f"{where}.schedule.patience is {patience}: at least 1")
+    delta = schedule.get("min_delta", 0)
+    good = 0 <= delta < float("inf")
+    _require(good, f"{where}.schedule.min_delta is {delta}: a number from 0")
     rate = section["learning_rate"]
     _require(0 < rate < float("inf"), f"{where}.learning_rate is {rate}: a number above 0")
 
@@ -313,6 +320,7 @@ def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
             # Of a network added since.
             new_section = there is None and isinstance(now, dict) and "epochs" in now
             free = any(path == field or path.startswith(f"{field}.") for field in _MAY_DIFFER)
+            free |= path.partition(".")[2] in _MAY_DIFFER_OF_NETWORKS
             if not new_section and not free:
                 raise InputError(
                     f"{workdir}: a run with another config: config.{path} is {_cut(str(there))} "

@@ -144,6 +144,7 @@ def test_a_run_goes_on_from_the_one_before_to_the_same_bits(tmp_path, capsys, wh
         file = max(files(task.directory / "checkpoints" / name), key=lambda f: f.stat().st_size)
         with file.open("r+b") as content:
             content.truncate(100)
+    assert loop.groups({0: task.directory / "checkpoints"}, 1) == [[0]]
     [(found, found_history)] = loop.fit([task])
     assert_identical(found, expected)
     assert without_seconds(found_history) == without_seconds(history)

@@ -261,7 +261,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
     assert re.fullmatch(
         r"network, seed 0: (the loss is (nan|inf)|a gradient, or its square, is not a finite "
         r"number) by step \d of epoch 1; no checkpoint yet; a lower config.network.learning_rate "
-        "may help, config.debug_nans finds the operation",
+        "may help, config.debug_nans finds what makes a NaN",
         str(error.value),
     )
     assert checkpoint.positions(tmp_path / "checkpoints") == []

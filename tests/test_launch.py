@@ -1,10 +1,13 @@
 """launch.py as a user calls it: in a process of its own."""
 
+import ast
+import errno
 import json
 import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -239,9 +242,71 @@ def test_more_data_than_memory():
     assert result.returncode == 1
     assert re.fullmatch(
         r"launch.py: memory is not enough \(Unable to allocate .* TiB .*\); config.data.streaming "
-        r"leaves the data on disk, config.<network>.seeds_at_once=1 trains one seed at a time\n",
+        r"leaves the data on disk, config.<network>.seeds_at_once=1 trains one seed at a time, and "
+        r"a smaller config.<network>.batch_size or network needs less\n",
         result.stderr,
     )
+
+
+def test_a_larger_network_than_memory(tmp_path):
+    result = launch(
+        "--config.landmarks.arguments.hidden=(1000000, 1000000)",
+        "--config.networks=('landmarks',)",
+        "--config.data.synthetic.count=300",
+        "--workdir",
+        tmp_path / "run",
+    )
+    assert result.returncode == 1
+    assert re.fullmatch(
+        r"launch.py: memory is not enough \(RESOURCE_EXHAUSTED: [^\n]* bytes[^\n]*\); [^\n]+\n",
+        result.stderr,
+    )
+
+
+def test_a_port_in_use():
+    with socket.create_server(("", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        result = launch("--processes=2", "--process=0", "--coordinator", address)
+    assert (result.returncode, result.stderr) == (
+        1,
+        f"launch.py: --coordinator={address}: {os.strerror(errno.EADDRINUSE)}; choose another "
+        "port\n",
+    )
+
+
+@pytest.mark.parametrize("value", ["{}", "7", "None"])
+def test_a_config_file_of_another_kind(tmp_path, value):
+    (tmp_path / "config.py").write_text(f"def get_config():\n    return {value}\n")
+    result = launch("--config", tmp_path / "config.py")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == (
+        f"launch.py: --config: get_config() returns {type(ast.literal_eval(value)).__name__}, "
+        "needs an ml_collections.ConfigDict; see configs/ for examples"
+    )
+
+
+@pytest.mark.parametrize("flag", ["--workdir", "--config.data.cache_dir"])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a" * 300, "File name too long; choose another path"),
+        ("\udcff", "its name is no UTF-8; choose another"),
+    ],
+    ids=["too long", "no UTF-8"],
+)
+def test_names_that_cannot_be(flag, name, reason):
+    result = launch(f"{flag}={name}")
+    assert result.returncode == 1
+    [line] = result.stderr.splitlines()
+    assert line.startswith("launch.py: ")
+    assert line.endswith(f": {reason}")
+
+
+def test_how_many_seeds_are_trained_at_once_may_differ(tmp_path):
+    config = synthetic.get_config().to_dict()
+    settings.write_json(tmp_path / "config.json", config)
+    config["landmarks"]["seeds_at_once"] = 3
+    settings.check_workdir(config, tmp_path)
 
 
 def test_nobody_reads_what_it_says(tmp_path):

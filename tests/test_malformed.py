@@ -502,10 +502,7 @@ PATHS = {
     "run is a file": (
         lambda path: run.load(run.Path(path)),
         __file__,
-        (
-            "@/config.json: cannot be read as JSON ([Errno 20] Not a directory: "
-            f"'@/config.json'); {LOST}"
-        ),
+        "@: not the directory of a run: config.json is missing",
     ),
 }
 
@@ -597,6 +594,9 @@ FIELDS = {
     "image.schedule.factor": {
         "none": (None, "config.image.schedule.factor is None, needs a number"),
         "NaN": (float("nan"), "config.image.schedule.factor is nan: between 0 and 1"),
+    },
+    "landmarks.schedule.min_delta": {
+        "NaN": (float("nan"), "config.landmarks.schedule.min_delta is nan: a number from 0")
     },
     "decision_fusion.start_from": {
         "of nobody": ("~nobody-here/x", f"~nobody-here/x: {NOBODY}"),

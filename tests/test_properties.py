@@ -111,7 +111,9 @@ def saved(tmp_path, name):
         metrics.save_predictions(tmp_path / "x", made)
     elif name == "samples":
         parts, copied = np.zeros(count, np.int8), np.zeros(count, bool)
-        run.save_samples(tmp_path, run.Samples(rows, labels, parts, copied, np.ones(7)))
+        run.save_samples(
+            tmp_path, run.Samples(rows, labels, parts, rows.astype(np.uint64), copied, np.ones(7))
+        )
         (tmp_path / run.SAMPLES).rename(tmp_path / "x")
     else:
         alone = {name: labels.astype(np.int8) for name in ("image", "landmarks")}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pathlib
 import shutil
 import zipfile
 
@@ -293,6 +294,13 @@ def test_a_run_tells_what_it_set_aside(tmp_path, capsys):
     with np.load(tmp_path / "run" / "samples.npz") as samples:
         assert samples["row"].tolist() == [i for i in range(COUNT) if i not in BAD]
         assert np.bincount(samples["split"]).tolist() == [25, 7, 4]
+    # One more bad row before them: the same faces under other numbers.
+    path = pathlib.Path(config["data"]["path"])
+    header, rest = path.read_bytes().split(b"\n", 1)
+    path.write_bytes(header + b"\nx\n" + rest)
+    config["data"]["landmarks"] = landmark_file(tmp_path / "points.csv", [0, *labels])
+    with pytest.raises(InputError, match=r"begun with other data: faces is \w+ there and \w+ now"):
+        experiment.run(config, tmp_path / "run")
     config["data"]["on_error"] = "stop"
     with pytest.raises(InputError, match=r"config.data.on_error is quarantine there and stop now"):
         experiment.run(config, tmp_path / "run")

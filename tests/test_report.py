@@ -122,7 +122,9 @@ def fabricate(
     copies = np.zeros(len(ORDER), bool)
     copies[INDICES["test"][list(copied)]] = True
     weights = np.arange(1.0, 8.0)
-    run.save_samples(directory, run.Samples(ROWS, LABELS, where, copies, weights))
+    run.save_samples(
+        directory, run.Samples(ROWS, LABELS, where, ROWS.astype(np.uint64), copies, weights)
+    )
 
     for name, of_seeds in wrong.items():
         for seed, of_splits in enumerate(of_seeds):

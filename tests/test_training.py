@@ -1,6 +1,7 @@
 """The training loop and whole runs, on the shipped configs made small."""
 
 import csv
+import functools
 import json
 import shutil
 import struct
@@ -570,13 +571,58 @@ def test_a_fusion_without_its_parts_is_refused_before_any_work(finished, tmp_pat
     assert not (tmp_path / "a").exists()
 
 
-def test_parts_trained_on_another_split_of_the_same_faces_are_refused(finished, tmp_path):
+@pytest.mark.parametrize("change", ["another split", "fewer faces"])
+def test_parts_that_have_seen_the_test_faces_are_refused(finished, tmp_path, monkeypatch, change):
     config = small_config(
         networks=("decision_fusion",),
         decision_fusion__start_from=str(finished),
-        data__split_seed=1,
+        data__split_seed=int(change == "another split"),
     )
-    with pytest.raises(InputError, match=r"trained on the split 'paper' \(seed 0\), so faces of"):
+    if change == "fewer faces":  # as if one had been set aside: the others are divided anew
+        read = synthetic_faces.draw
+
+        def draw(count, **kwargs):
+            return read(count, **kwargs).take(np.arange(count - 1))
+
+        monkeypatch.setattr(synthetic_faces, "draw", functools.wraps(read)(draw))
+    theirs = run.load_samples(finished / "samples.npz")
+    their_rows = set(theirs.of("train").rows.tolist())
+    own = load(config["data"])
+    held_out = [own.faces.rows[own.splits[k]].tolist() for k in ("validation", "test")]
+    seen = sum(row in their_rows for rows in held_out for row in rows)
+    assert seen > 0
+    with pytest.raises(InputError) as caught:
+        experiment.run(config, tmp_path / "a")
+    assert str(caught.value) == (
+        f"config.decision_fusion.start_from: the networks of {finished} were trained on {seen} of "
+        f"the {sum(map(len, held_out))} faces by which this run validates and tests: use the data "
+        "and the config.data.split and split_seed of that run"
+    )
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_damaged_part_of_another_run_is_refused_before_any_work(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "parts")
+    where = tmp_path / "parts" / "image" / "seed_0" / "checkpoints" / "2"
+    (where / "variables" / "_METADATA").unlink()
+    config = small_config(decision_fusion__start_from=str(tmp_path / "parts"))
+    with pytest.raises(InputError) as caught:
+        experiment.run(config, tmp_path / "a")
+    assert str(caught.value) == (
+        f"{where}: damaged checkpoint (variables/_METADATA is missing). The run that trains this "
+        "network, called again, goes on from the one before it; in other code, name another "
+        "checkpoint."
+    )
+    assert not (tmp_path / "a").exists()
+
+
+def test_parts_of_which_it_is_not_known_what_they_have_seen_are_refused(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "parts")
+    (tmp_path / "parts" / "samples.npz").unlink()
+    config = small_config(
+        networks=("decision_fusion",), decision_fusion__start_from=str(tmp_path / "parts")
+    )
+    with pytest.raises(InputError, match=r"samples.npz is missing, so which faces trained these"):
         experiment.run(config, tmp_path / "a")
 
 
@@ -618,6 +664,26 @@ def test_a_fusion_does_not_go_on_with_other_parts(finished, tmp_path, epoch):
     )
     shutil.rmtree(where)
     experiment.run(config, tmp_path / "run")
+
+
+def test_a_new_run_has_work_for_every_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices() * 4)
+    config = small_config(networks=("landmarks",), seeds=(*range(10),), parallel="seeds")
+    with pytest.raises(InputError, match=r"is 'seeds' and 2 seeds are trained at once, which leav"):
+        experiment._check_layouts(config, tmp_path)
+    config["seeds"] = config["seeds"][:8]
+    experiment._check_layouts(config, tmp_path)
+
+
+def test_jax_names_the_operation_that_makes_a_nan(tmp_path, monkeypatch):
+    def train(*_):
+        jax.jit(lambda x: jax.lax.fori_loop(0, 2, lambda _, y: jnp.log(y), x))(jnp.float32(-1.0))
+
+    monkeypatch.setattr(experiment, "_train_all", train)
+    config = small_config(networks=("landmarks",), debug_nans=True)
+    with pytest.raises(FloatingPointError, match="encountered in log"):
+        experiment.run(config, tmp_path)
 
 
 def test_class_weights_multiply_the_loss_and_do_not_divide_it():

@@ -29,7 +29,8 @@ class Source(NamedTuple):
         title: what the faces are, for captions.
         note: what a user should know of this split, or "".
         identity: what tells this data and split from others, JSON types: "faces" and "landmarks"
-            are digests of the arrays, the same whatever form of file they came in.
+            are digests of the arrays, and of the numbers of the rows where some are missing, the
+            same whatever form of file they came in.
     """
 
     faces: Faces
@@ -79,8 +80,10 @@ def load(config: Mapping[str, Any]) -> Source:
         raise InputError(f"config.data.source {source!r} is unknown: it is {' or '.join(SOURCES)}")
     assert faces.landmarks is not None
     parts = splits.split(faces, config["split"], config["split_seed"])
+    # Rows, by which predictions name faces, have gaps where some were set aside.
+    gaps = not np.array_equal(faces.rows, np.arange(len(faces)))
     identity = {
-        "faces": _digest(faces.images, faces.labels),
+        "faces": _digest(faces.images, faces.labels, *[faces.rows] * gaps),
         "landmarks": _digest(faces.landmarks),
         "split": config["split"],
         "split_seed": config["split_seed"],

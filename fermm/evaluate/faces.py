@@ -18,6 +18,7 @@ from fermm.data.faces import EMOTIONS, IMAGE_SIZE
 from fermm.data.landmarks import PARTS
 from fermm.data.source import Source
 from fermm.evaluate.figures import RC, save
+from fermm.paths import make_directory
 
 # Lengths are in pixels of the PNG, so that each pixel of a face is a whole number of them.
 _PER_INCH = 200  # the resolution of `save`
@@ -50,7 +51,7 @@ _FILLS = (("#0072B2", ""), ("#E69F00", "////"), ("#FFFFFF", "...."), ("#999999",
 
 def save_all(directory: Path, source: Source) -> None:
     """Writes all figures of this module into `directory`, which is made if needed."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     labels = source.faces.labels
     counts = {
         name: np.bincount(labels[rows], minlength=len(EMOTIONS))

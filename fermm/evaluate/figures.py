@@ -15,7 +15,7 @@ from fermm.evaluate.metrics import Predictions, confusion_matrix
 from fermm.evaluate.run import Run
 from fermm.evaluate.table import title
 from fermm.models.fusion import MODALITIES
-from fermm.paths import whole
+from fermm.paths import make_directory, whole
 
 History = Sequence[Mapping[str, float]]
 
@@ -42,7 +42,7 @@ def save_all(run: Run, assessment: Mapping[str, Any]) -> None:
         assessment: its assessment, see `fermm.evaluate.assess`.
     """
     directory = run.directory / "figures"
-    directory.mkdir(exist_ok=True)
+    make_directory(directory)
     histories = {name: [t.history for t in seeds] for name, seeds in run.networks.items()}
     predictions = {
         name: [t.predictions[run.assessed] for t in seeds] for name, seeds in run.networks.items()

@@ -54,6 +54,7 @@ class Samples(NamedTuple):
         rows: int64 (N,), row of each face in its source.
         labels: int32 (N,).
         splits: int8 (N,), index into `fermm.data.splits.NAMES`.
+        digests: uint64 (N,), of the pixels, see `fermm.data.splits.digests`.
         copied: bool (N,), whether a training face is pixel by pixel the same (of those of the
             training split, whether another one is).
         class_weights: float64 (7,), in the training loss.
@@ -62,6 +63,7 @@ class Samples(NamedTuple):
     rows: np.ndarray
     labels: np.ndarray
     splits: np.ndarray
+    digests: np.ndarray
     copied: np.ndarray
     class_weights: np.ndarray
 
@@ -72,6 +74,7 @@ class Samples(NamedTuple):
             self.rows[where],
             self.labels[where],
             self.splits[where],
+            self.digests[where],
             self.copied[where],
             self.class_weights,
         )
@@ -174,8 +177,8 @@ def modalities_file(directory: Path, split: str) -> Path:
 
 
 def save_samples(directory: Path, samples: Samples) -> None:
-    """Writes `samples.npz`: `row`, `label`, `split`, `copied`, `class_weights`."""
-    names = ("row", "label", "split", "copied", "class_weights")
+    """Writes `samples.npz`: `row`, `label`, `split`, `digest`, `copied`, `class_weights`."""
+    names = ("row", "label", "split", "digest", "copied", "class_weights")
     metrics.save_arrays(directory / SAMPLES, **dict(zip(names, samples, strict=True)))
 
 
@@ -229,8 +232,9 @@ def load_samples(path: Path) -> Samples:
         weights = metrics.take(arrays, "class_weights", "f", (metrics.CLASSES,))
         if not np.isfinite(weights).all():
             raise ValueError("class_weights are not finite")
+        digests = metrics.take(arrays, "digest", "u", (len(rows),))
         copied = metrics.take(arrays, "copied", "b", (len(rows),))
-        return Samples(rows, labels, where, copied, weights)
+        return Samples(rows, labels, where, digests, copied, weights)
 
 
 def load(directory: Path) -> Run:
@@ -343,7 +347,7 @@ def sorted_faces(rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.n
 def _read_json(file: Path, fields: Mapping[str, Any], remedy: str) -> Any:
     try:
         value = json.loads(file.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"{file.parent}: not the directory of a run: {file.name} is missing"
         ) from None

@@ -379,19 +379,31 @@ def read(path: Path, *, training: bool = False) -> Checkpoint:
         InputError: it cannot be read.
     """
     # Before anything opens them: the array library may crash on bytes that it did not write.
-    damage = find_damage(path)
+    refuse_damage(path)
     try:
-        if not damage:
-            return Checkpoint(
-                _read_arrays(path / "variables"),
-                _read_arrays(path / "training") if training else None,
-                read_meta(path),
-            )
+        return Checkpoint(
+            _read_arrays(path / "variables"),
+            _read_arrays(path / "training") if training else None,
+            read_meta(path),
+        )
     except InputError:
         raise
     except Exception as error:  # whatever orbax and tensorstore raise
-        damage = f"{type(error).__name__}: {_reason(error)}"
-    raise InputError(
+        raise _damaged(path, f"{type(error).__name__}: {_reason(error)}") from None
+
+
+def refuse_damage(path: Path) -> None:
+    """Checks that the files of the checkpoint `path` are as they were written.
+
+    Raises:
+        InputError: they are not.
+    """
+    if damage := find_damage(path):
+        raise _damaged(path, damage)
+
+
+def _damaged(path: Path, damage: str) -> InputError:
+    return InputError(
         f"{path}: damaged checkpoint ({damage}). The run that trains this network, called "
         "again, goes on from the one before it; in other code, name another checkpoint."
     )

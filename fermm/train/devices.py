@@ -86,9 +86,10 @@ def layout(kind: str, seeds: int = 1) -> Layout:
         devices = devices[:count]
     if jax.process_count() > 1 and len(devices) < len(jax.devices()):
         raise InputError(
-            f"config.parallel is {kind!r} and {seeds} seeds are trained at once, which leaves some "
-            f"of the {len(jax.devices())} devices of {jax.process_count()} processes without work: "
-            "set config.parallel to 'batch', or seeds_at_once to a multiple of their number"
+            f"config.parallel is {kind!r} and {seeds} seeds are trained at once, which leaves "
+            f"some of the {len(jax.devices())} devices of {jax.process_count()} processes without "
+            "work: set config.parallel to 'batch', or have multiples of their number trained at "
+            "once (config.seeds, config.<network>.seeds_at_once)"
         )
     return Layout(kind if len(devices) > 1 else "none", Mesh(np.array(devices), (_AXIS,)))
 

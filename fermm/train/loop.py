@@ -110,8 +110,8 @@ def fit(
         `val_accuracy` are evaluated at its end without either; `seconds` is the seed's share.
 
     Raises:
-        InputError: a checkpoint does not fit the network, cannot be written, or a loss or gradient
-            is not finite.
+        InputError: a checkpoint does not fit the network, is damaged (see `groups`) or cannot be
+            written; or a loss or gradient is not finite.
         Stopped: `stop` said so.
     """
     start = Position(0)
@@ -454,7 +454,7 @@ class _Training:
         raise InputError(
             f"{name}, seed {self._seeds[i]}: {what.format(value)} {when}; "
             f"{self.saver.describe()}; a lower config.{name}.learning_rate may help, "
-            "config.debug_nans finds the operation"
+            "config.debug_nans finds what makes a NaN"
         )
 
 
