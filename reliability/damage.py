@@ -1,5 +1,6 @@
 """Damage at random: to bytes, JSON values, arrays, archives and folders."""
 
+import copy
 import io
 import json
 import os
@@ -80,7 +81,7 @@ def damage_json(rng: random.Random, text: bytes) -> bytes:
         elif kind == 2:
             holder[key] = json.loads(json.dumps(other[place]))
         else:
-            holder[key] = rng.choice(_VALUES)
+            holder[key] = copy.deepcopy(rng.choice(_VALUES))  # which the next blow may change
     return json.dumps(value[0] if value else None).encode()
 
 

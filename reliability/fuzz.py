@@ -393,13 +393,13 @@ def work(
         number, target, case = begun[name], TARGETS[name], scratch / "case"
         begun[name] += 1
         shutil.rmtree(case, ignore_errors=True)
-        prepare(scratch / "good", name, seed, number, case)
         reports.send((name, number, "begun", "", 0.0))
         faulthandler.dump_traceback_later(2 * WAITING, exit=True)  # where no signal is heeded
         signal.setitimer(signal.ITIMER_REAL, WAITING)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         start, text = time.process_time(), ""
         try:
+            prepare(scratch / "good", name, seed, number, case)
             target.read(case)
             outcome = "accepted"
         except InputError as error:

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import random
 import stat
 import struct
 import sys
@@ -31,7 +32,7 @@ from fermm.data import dataset, fer2013, landmarks, stream
 from fermm.data.faces import Faces
 from fermm.errors import InputError
 from fermm.evaluate import run
-from reliability import fuzz
+from reliability import damage, fuzz
 from trainings import small_config
 
 PATH = "@"  # stands for the path of the input in a message
@@ -1084,6 +1085,14 @@ def test_values_of_a_prepared_data_set(change, reason, tmp_path):
     bad = dataset.write(dataclasses.replace(faces, **change), tmp_path, "bad")
     for reader in (dataset.read, lambda path: stream.open_faces(path).landmarks[:]):
         assert f"{bad} is damaged ({reason}" in refusal(reader, bad)
+
+
+def test_the_fuzzer_damages_what_it_is_given_and_not_its_own_values():
+    text = json.dumps({"a": [1, {"b": []}], "c": {"d": "e"}}).encode()
+    values = repr(damage._VALUES)
+    first = [damage.damage_json(random.Random(i), text) for i in range(2000)]
+    assert repr(damage._VALUES) == values
+    assert first == [damage.damage_json(random.Random(i), text) for i in range(2000)]
 
 
 @pytest.mark.slow
