@@ -29,7 +29,7 @@ import tensorflow_datasets as tfds
 from fermm.data import fer2013, landmarks, tfds_builder
 from fermm.data.faces import Faces
 from fermm.errors import InputError
-from fermm.paths import whole
+from fermm.paths import expand, whole
 
 BLOCK = 256  # faces that go through the pipeline as one element
 
@@ -59,7 +59,7 @@ class LargeFaces(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         quality = tfds.features.Tensor(shape=(), dtype=np.float32)
-        return tfds.core.DatasetInfo(
+        return tfds_builder.Info(
             builder=self,
             description="Faces with the 68 landmarks of each, and the quality of these.",
             features=tfds.features.FeaturesDict(tfds_builder.features() | {"quality": quality}),
@@ -196,11 +196,12 @@ def prepare(source: Source, out: str | os.PathLike[str], options: Any = None) ->
     """
     landmarks.find_method(source.method)
     landmarks.find_predictor(source.predictor)
-    if not os.path.isdir(source.images):
-        _files(source.images)
-    predictor = source.predictor and os.path.abspath(source.predictor)
-    source = Source(os.path.abspath(source.images), source.method, predictor)
-    out = os.path.abspath(out)
+    images = os.path.abspath(expand(source.images))
+    if not os.path.isdir(images):
+        _files(images)
+    predictor = source.predictor and os.path.abspath(expand(source.predictor))
+    source = Source(images, source.method, predictor)
+    out = os.path.abspath(expand(out))
     builder = LargeFaces(source=source, data_dir=out)
     note, now = Path(out, f"{builder.name}.json"), json.dumps(source._asdict()) + "\n"
     if os.path.isdir(builder.data_dir) and not (note.is_file() and note.read_text() == now):
