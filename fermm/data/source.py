@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 from fermm.data import dataset, splits, stream, synthetic
 from fermm.data.faces import UNKNOWN_USAGE, Faces, Rejected
 from fermm.errors import InputError
-from fermm.paths import whole
+from fermm.paths import expand, whole
 
 REJECTED = "rejected.csv"
 FER2013_FACES = 35_887
@@ -31,6 +32,8 @@ class Source(NamedTuple):
         identity: what tells this data and split from others, JSON types: "faces" and "landmarks"
             are digests of the arrays, and of the numbers of the rows where some are missing, the
             same whatever form of file they came in.
+        predictor: what found the landmarks, as checkpoints note it: {"path": ..., "sha256": ...},
+            where the path is absolute, or "" for the package's predictor; None if none did.
     """
 
     faces: Faces
@@ -39,6 +42,7 @@ class Source(NamedTuple):
     title: str
     note: str
     identity: dict[str, Any]
+    predictor: dict[str, str] | None = None
 
 
 def load(config: Mapping[str, Any]) -> Source:
@@ -90,7 +94,12 @@ def load(config: Mapping[str, Any]) -> Source:
         "sizes": {name: len(rows) for name, rows in parts.items()},
     }
     note = _note(faces) if (source, config["split"]) == ("fer2013", "paper") else ""
-    return Source(faces, parts, _class_weights(config, faces, parts), title, note, identity)
+    weights = _class_weights(config, faces, parts)
+    found_by = None
+    if faces.origin.predictor:
+        path = os.path.abspath(expand(config["predictor"])) if config["predictor"] else ""
+        found_by = {"path": path, "sha256": faces.origin.predictor}
+    return Source(faces, parts, weights, title, note, identity, found_by)
 
 
 def write_rejected(workdir: Path, origin: str, faces: Faces) -> None:
