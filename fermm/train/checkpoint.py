@@ -143,8 +143,7 @@ def _write(directory: Path, position: Position, checkpoint: Checkpoint) -> None:
             _write_arrays(aside / name, tree)
         if devices.is_main():
             meta = {"format": FORMAT, **checkpoint.meta}
-            (aside / _META).write_text(json.dumps(meta, indent=1) + "\n")
-            (aside / _CHECKSUMS).write_text(json.dumps(_checksums(aside), indent=1) + "\n")
+            write_json_files(aside, meta)
             bring_all_to_disk(aside)
             there = directory / position.name
             before = there.with_name(f"{there.name}.removing")
@@ -164,6 +163,12 @@ def _write(directory: Path, position: Position, checkpoint: Checkpoint) -> None:
             f"({_reason(error)}); make room or see to the rights, and run the same command "
             "again: it goes on after the last checkpoint"
         ) from error
+
+
+def write_json_files(path: Path, meta: Mapping[str, Any]) -> None:
+    """Writes `meta.json` of the checkpoint `path`, and the checksums of all its files."""
+    (path / _META).write_text(json.dumps(meta, indent=1) + "\n")
+    (path / _CHECKSUMS).write_text(json.dumps(_checksums(path), indent=1) + "\n")
 
 
 def _prune(directory: Path, *, behind: bool) -> None:
