@@ -10,6 +10,17 @@ from fermm.errors import InputError
 EMOTIONS = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """The seven classes in FER2013's order: a label is an index into this tuple."""
 
+EMOTION_WORDS = {name: i for i, name in enumerate(EMOTIONS)} | {
+    **dict.fromkeys(("anger", "angrily"), 0),
+    **dict.fromkeys(("disgusted", "disgustedly"), 1),
+    **dict.fromkeys(("fearful", "fearfully", "afraid", "scared"), 2),
+    **dict.fromkeys(("happiness", "happily"), 3),
+    **dict.fromkeys(("sadness", "sadly"), 4),
+    **dict.fromkeys(("surprised", "surprising", "suprise"), 5),  # the last is a frequent misprint
+    **dict.fromkeys(("neutrality", "neutrally"), 6),
+}
+"""The words, in lower case, by which data sets call the emotions, and the label of each."""
+
 USAGES = ("Training", "PublicTest", "PrivateTest")
 """The parts of the FER2013 challenge: `Faces.usage` indexes it, or is UNKNOWN_USAGE."""
 
