@@ -6,6 +6,7 @@ the first may be computed once.
 """
 
 from fermm.models.building import build, is_fusion
+from fermm.models.freezing import Frozen, frozen_layers
 from fermm.models.fusion import DecisionHead, FeatureHead, Fusion
 from fermm.models.image import ImageNetwork
 from fermm.models.landmarks import LandmarkNetwork
@@ -15,12 +16,14 @@ from fermm.models.types import Inputs, Outputs
 __all__ = [
     "DecisionHead",
     "FeatureHead",
+    "Frozen",
     "Fusion",
     "ImageNetwork",
     "Inputs",
     "LandmarkNetwork",
     "Outputs",
     "build",
+    "frozen_layers",
     "is_fusion",
     "register",
     "register_head",

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fermm import models
 from fermm.train import partition
 from fermm.train.devices import Layout, put, put_share
 
@@ -82,6 +83,9 @@ def make_loss(
 ) -> Callable[..., tuple[jax.Array, tuple[Any, Sums]]]:
     """The training loss of one batch.
 
+    Layers with running statistics of which no parameter is in `params` keep these, and normalise by
+    them, see `fermm.models.freezing`.
+
     Returns:
         `loss(params, frozen, statistics, data, mask, key) -> (loss, (statistics, sums))`: the mean
         over the samples where `mask`, bool (B,), is true of class weight x cross-entropy. As in
@@ -93,22 +97,24 @@ def make_loss(
     ) -> tuple[jax.Array, tuple[Any, Sums]]:
         variables = {"params": partition.merge(params, frozen), "batch_stats": statistics}
         options: dict[str, Any] = {"mask": mask} if method == "__call__" else {}
-        outputs, changed = module.apply(
-            variables,
-            data.inputs,
-            train=True,
-            **options,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
-            method=method,
-        )
+        still = models.Frozen(models.frozen_layers(params, frozen, statistics))
+        with still.applied():
+            outputs, changed = module.apply(
+                variables,
+                data.inputs,
+                train=True,
+                **options,
+                rngs={"dropout": key},
+                mutable=["batch_stats"],
+                method=method,
+            )
         logits = outputs.logits
         weight = jnp.where(mask, class_weights[data.labels], 0).astype(logits.dtype)
         total = jnp.sum(weight * cross_entropy(logits, data.labels))
         correct = jnp.sum(mask & (jnp.argmax(logits, -1) == data.labels))
         sums = Sums(total.astype(jnp.float32), correct.astype(jnp.float32))
         return total / jnp.sum(mask).astype(logits.dtype), (
-            changed.get("batch_stats", statistics),
+            still.keep(statistics, changed.get("batch_stats", statistics)),
             sums,
         )
 
