@@ -15,8 +15,7 @@ from fermm.errors import InputError
 from fermm.models import Outputs, frozen_layers, register, registry
 from fermm.train import checkpoint, loop, partition, steps
 from fermm.train.stop import Stopped
-from test_interruption import StopAfter
-from trainings import assert_identical, make_task, small_config
+from trainings import StopAfter, assert_identical, make_task, small_config
 
 
 class TwoNorms(nn.Module):

@@ -1,11 +1,14 @@
 """Small trainings that several test modules make."""
 
+import signal
+
 import jax
 import numpy as np
 
 from configs import synthetic
 from fermm import models
 from fermm.train import loop, partition, steps
+from fermm.train.stop import Stop, Stopped
 
 FACES = 330  # 231 to train on: seven whole batches and one of seven
 
@@ -94,3 +97,22 @@ def make_tasks(directory, seeds, epochs=3):
 
 def without_seconds(history):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+
+class StopAfter(Stop):
+    """Asked to stop when it has been looked at so many times."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self.looks = looks
+
+    @property
+    def requested(self):
+        self.looks -= 1
+        if self.looks < 0:
+            self.request(signal.SIGTERM)
+        return super().requested
+
+    def check(self):
+        if self.requested:
+            raise Stopped(self.number)

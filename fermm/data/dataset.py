@@ -39,7 +39,7 @@ def is_landmark_file(landmarks: str) -> bool:
     return landmarks.lower().endswith(".csv")
 
 
-def _identify(
+def identify(
     path: str | os.PathLike[str], landmarks: str, predictor: str | os.PathLike[str] | None
 ) -> str:
     """The name of this data's directory: the source's content, and how landmarks are found."""
@@ -98,7 +98,7 @@ def prepare(
                 ": set config.data.on_error to 'quarantine' to go on without them"
             )
         return faces
-    identity = _identify(path, landmarks, predictor)
+    identity = identify(path, landmarks, predictor)
     root = expand(cache_dir)
     for known in (identity, identity + stream.QUARANTINE)[: 1 + (on_error == "quarantine")]:
         if _directory(root, known).is_dir():

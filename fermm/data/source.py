@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 from fermm.data import dataset, splits, stream, synthetic
 from fermm.data.faces import UNKNOWN_USAGE, Faces, Rejected
 from fermm.errors import InputError
-from fermm.paths import whole
+from fermm.paths import expand, whole
 
 REJECTED = "rejected.csv"
 FER2013_FACES = 35_887
@@ -91,6 +92,22 @@ def load(config: Mapping[str, Any]) -> Source:
     }
     note = _note(faces) if (source, config["split"]) == ("fer2013", "paper") else ""
     return Source(faces, parts, _class_weights(config, faces, parts), title, note, identity)
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """What `config.data` names, known without reading it: another if its content is another.
+
+    Returns:
+        A digest of the source, or "" where there is none but that of `load`.
+
+    Raises:
+        InputError: a file is missing or cannot be read.
+    """
+    if config["source"] == "synthetic":
+        return json.dumps(config.get("synthetic"), sort_keys=True)
+    if Path(expand(config["path"]), "dataset_info.json").is_file():
+        return ""
+    return dataset.identify(config["path"], config["landmarks"], config["predictor"] or None)
 
 
 def write_rejected(workdir: Path, origin: str, faces: Faces) -> None:

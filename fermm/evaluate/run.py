@@ -5,6 +5,7 @@ Neither the faces nor any further training are needed for it.
 
 import errno
 import functools
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +42,7 @@ _META: dict[str, Any] = {
     "spec": {"arguments": {}},
     "trained": object,
     "inputs": [str],
+    "code": [dict],
     "versions": {"fermm": str, "jax": str, "flax": str},
     "machine": {"devices": str, "cores": object},
 }
@@ -159,11 +161,37 @@ class Run(NamedTuple):
         return tuple(self.config["seeds"])
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of how its networks came about: changes of their code."""
+        found = []
+        for name, seeds in self.networks.items():
+            last = [trained.meta["code"][-1]["files"] for trained in seeds]
+            changed = {file for a in last for file in differing(a, last[0])}
+            if changed:
+                found.append(
+                    f"The seeds of {name} were trained by different programs: "
+                    f"{', '.join(sorted(changed))} was changed between them."
+                )
+            for trained in seeds:
+                for before, after in itertools.pairwise(trained.meta["code"]):
+                    files = ", ".join(differing(before["files"], after["files"]))
+                    found.append(
+                        f"The program of {name}, seed {trained.seed}, was changed in or after "
+                        f"epoch {after['epoch']}: {files} differs."
+                    )
+        return tuple(found)
+
+    @property
     def has_rows_of_the_paper(self) -> bool:
         """Whether its split is the paper's."""
         data = self.config["data"]
         paper = data["source"] == "fer2013" and data["split"] == "paper"
         return paper and data["split_seed"] == 0 and not self.note
+
+
+def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """The keys whose values differ, in order."""
+    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
 
 
 def predictions_file(directory: Path, split: str) -> Path:
@@ -313,6 +341,8 @@ def _load_trained(
     with metrics.refuse_damage(where, "delete this epoch and run again: it is trained again"):
         meta = checkpoint.read_meta(where)
         _check_fields(meta, _META)
+        for entry in meta["code"]:
+            _check_fields(entry, {"epoch": int, "files": {}})
     file = directory / "history.csv"
     with metrics.refuse_damage(file):
         history = loop.read_history(file)

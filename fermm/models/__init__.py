@@ -11,7 +11,7 @@ from fermm.models.fusion import DecisionHead, FeatureHead, Fusion
 from fermm.models.image import ImageNetwork
 from fermm.models.landmarks import LandmarkNetwork
 from fermm.models.registry import register, register_head
-from fermm.models.types import Inputs, Outputs
+from fermm.models.types import Inputs, Outputs, shapes
 
 __all__ = [
     "DecisionHead",
@@ -27,4 +27,5 @@ __all__ = [
     "is_fusion",
     "register",
     "register_head",
+    "shapes",
 ]

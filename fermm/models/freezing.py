@@ -105,9 +105,9 @@ class Frozen:
             yield
         for layer in sorted(called - told):
             raise InputError(
-                f"the frozen layer {'/'.join(layer) or 'at the top'} keeps running statistics, but its "
-                "method has no argument by which it can be told to use them and leave them alone: "
-                f"give it one of {', '.join(_ARGUMENTS)}, or train one of its parameters"
+                f"the frozen layer {'/'.join(layer) or 'at the top'} keeps running statistics, but "
+                "its method has no argument by which it can be told to use them and leave them "
+                f"alone: give it one of {', '.join(_ARGUMENTS)}, or train one of its parameters"
             )
 
     def keep(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
