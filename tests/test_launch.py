@@ -10,11 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
 from configs import paper, synthetic
-from fermm import fields, settings
+from fermm import fields, notices, settings
 from fermm.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -184,7 +185,8 @@ def test_errors_are_one_line(arguments, message, tmp_path):
     result = launch(*arguments, "--workdir", tmp_path / "run", cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr == f"launch.py: {message}\n"
-    assert result.stdout == ""
+    said = [line for line in result.stdout.splitlines() if not line.endswith(" ...")]
+    assert said == []
     assert not (tmp_path / "run").exists()
 
 
@@ -375,6 +377,35 @@ def test_nobody_reads_what_it_says(tmp_path):
     result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (result.returncode, result.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_help_imports_little():
+    """It is there within two seconds."""
+    ask = "import sys, launch; sys.argv = ['launch.py', '--help']\n"
+    ask += "try: launch._parse_flags(sys.argv)\nexcept SystemExit: pass\n"
+    ask += (
+        "heavy = {'jax', 'flax', 'numpy', 'matplotlib', 'tensorflow_datasets', 'orbax', 'dlib'}\n"
+    )
+    ask += "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}))"
+    result = subprocess.run(
+        [sys.executable, "-c", ask],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_it_says_what_takes_long(capsys, monkeypatch):
+    monkeypatch.setattr(notices, "AFTER", 0.01)
+    with notices.doing("drawing"):
+        time.sleep(0.1)
+    assert capsys.readouterr().out == "drawing ...\n"
+    with notices.doing("drawing"):
+        pass
+    time.sleep(0.05)
+    assert capsys.readouterr().out == ""
 
 
 def test_help_explains_every_field():

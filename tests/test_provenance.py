@@ -101,12 +101,13 @@ def program(tmp_path, monkeypatch, heads):
         heads.pop("own", None)
         heads.pop("other", None)
         spec = importlib.util.spec_from_file_location("config_config", folder / "own.py")
-        module = importlib.util.module_from_spec(spec)
+        module = sys.modules["config_config"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return folder / "own.py"
 
     yield load
-    sys.modules.pop("helper", None)
+    for name in ("helper", "config_config"):
+        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def check_network(module: nn.Module, classes: int) -> dict[str, Any]:
         _require_array(x, "`encode`")
         if x.shape[:1] != (_FACES,):
             raise InputError(
-                f"`encode` returns {_of(x)} for {_FACES} faces: the first axis is theirs"
+                f"`encode` returns {_of(x)} for {_FACES} faces: the first axis is that of the faces"
             )
     if not leaves:
         raise InputError("`encode` returns no array")

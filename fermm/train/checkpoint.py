@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from fermm.errors import InputError
@@ -224,6 +223,8 @@ def _validation_loss(path: Path) -> float:
 
 def _write_arrays(path: Path, tree: Any) -> None:
     """Writes NumPy arrays; of several processes, each its part of all that are large enough."""
+    import orbax.checkpoint as ocp  # takes a second, which a finished run can do without
+
     everyone = set(range(jax.process_count()))
     options = ocp.options.MultiprocessingOptions(
         # Given these, Orbax meets outside of the devices, which are training meanwhile.
@@ -463,6 +464,8 @@ def _damaged(path: Path, damage: str) -> InputError:
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
     # The handler itself: a Checkpointer warns that a part of a checkpoint is not a whole one.
     handler = ocp.PyTreeCheckpointHandler()
     try:
