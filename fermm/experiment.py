@@ -346,8 +346,9 @@ def _code_before(directory: Path) -> list[dict[str, Any]]:
     """What the last checkpoint says of the code that took part, see `_code_so_far`."""
     for position in reversed(checkpoint.positions(directory)):
         try:
-            return checkpoint.read_meta(directory / position.name)["code"]
-        except (InputError, KeyError):
+            code = checkpoint.read_meta(directory / position.name)["code"]
+            return [{"epoch": int(each["epoch"]), "files": dict(each["files"])} for each in code]
+        except (InputError, KeyError, TypeError, ValueError):
             continue  # damaged, which is dealt with where training begins
     return []
 

@@ -114,11 +114,6 @@ def _is_own(path: Path) -> bool:
 
 def _closure(files: Iterable[Path]) -> set[Path]:
     """`files` and what they import, as far as it is the user's own."""
-    names = {
-        Path(file).resolve(): name
-        for name, module in [*sys.modules.items()]
-        if (file := getattr(module, "__file__", None)) and file.endswith(".py")
-    }
     found: set[Path] = set()
     waiting = [path for path in files if _is_own(path)]
     while waiting:
@@ -126,7 +121,7 @@ def _closure(files: Iterable[Path]) -> set[Path]:
         if path in found:
             continue
         found.add(path)
-        for module in _imports(_parse(path), names.get(path, "")):
+        for module in _imports(_parse(path), path):
             imported = _find(module)
             if imported is not None and _is_own(imported):
                 waiting.append(imported)
@@ -142,7 +137,7 @@ def _parse(path: Path) -> ast.Module:
             return ast.Module([], [])
 
 
-def _imports(tree: ast.Module, name: str) -> Iterator[str]:
+def _imports(tree: ast.Module, path: Path) -> Iterator[str]:
     """Names of modules that may be imported, those within functions included."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -150,6 +145,7 @@ def _imports(tree: ast.Module, name: str) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
+                name = _name_of(path)
                 package = name if _is_package(name) else name.rpartition(".")[0]
                 above = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join(filter(None, [*above, base]))
@@ -159,6 +155,13 @@ def _imports(tree: ast.Module, name: str) -> Iterator[str]:
         for module in modules:
             parts = module.split(".")
             yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+
+
+def _name_of(path: Path) -> str:
+    for name, module in [*sys.modules.items()]:
+        if getattr(module, "__file__", None) == str(path):
+            return name
+    return ""
 
 
 def _is_package(name: str) -> bool:

@@ -170,6 +170,8 @@ def test_one_average_is_of_one_program(program, tmp_path):
     found = run.load(workdir)
     assert found.notes == (
         "The seeds of own were trained by different programs: helper.py was changed between them.",
+        "The run was last called with config.accept_changed_code: what had been trained may have "
+        "been evaluated by code that was changed since.",
     )
     # Networks of fermm's own do not depend on it.
     assert [each.meta["code"] for each in found.networks["image"]] == [

@@ -179,6 +179,12 @@ class Run(NamedTuple):
                         f"The program of {name}, seed {trained.seed}, was changed in or after "
                         f"epoch {after['epoch']}: {files} differs."
                     )
+        own = any(t.meta["code"][-1]["files"] for seeds in self.networks.values() for t in seeds)
+        if own and self.config.get("accept_changed_code"):
+            found.append(
+                "The run was last called with config.accept_changed_code: what had been trained "
+                "may have been evaluated by code that was changed since."
+            )
         return tuple(found)
 
     @property
