@@ -27,7 +27,10 @@ FIELDS = {
         "slow (jax_debug_nans, jax_disable_jit)"
     ),
     "data.source": '"fer2013", or "synthetic" for drawn faces',
-    "data.path": "fer2013.csv, icml_face_data.csv, or the folder or zip of the images",
+    "data.path": (
+        "fer2013.csv, icml_face_data.csv, the folder with the images, or a folder or zip that "
+        "holds one of these"
+    ),
     "data.title": (
         "what the faces are called in the report; empty: FER2013 if they are all of its faces, "
         "else after the file"

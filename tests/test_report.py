@@ -513,7 +513,13 @@ def test_an_audit_that_is_met(tmp_path):
     }
     assert rows["functional 3"][0]["value"] == "Fusion of decisions, Fusion of features"
     assert rows["functional 4"][0]["value"] == "decision, feature"
-    assert rows["functional 5"][0]["value"] == "FER2013; landmarks by dlib in the images"
+    assert rows["functional 5"][0]["value"] == (
+        "FER2013 (all of FER2013, in its order); landmarks by dlib in the images"
+    )
+    other = {"title": "Mine", "fer2013": fingerprints.OTHER, "data__source": "fer2013"}
+    [row] = audit_of(assessed(tmp_path / "other", wrong, **other)[1])["functional 5"]
+    assert row["value"] == "Mine (other faces); landmarks by dlib in the images"
+    assert row["met"] is None
     assert rows["non-functional 1"][0]["value"] == "fermm 1, JAX 2, Flax 3"
     assert rows["non-functional 2"][0]["value"] == "4 of 4"
     assert rows["non-functional 3"][0]["value"] == "71.4%, 95% interval 60.0 to 80.7"

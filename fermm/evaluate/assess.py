@@ -446,9 +446,9 @@ def audit(run: Run, assessment: Json) -> list[Json]:
         "functional 5",
         "All data is from FER2013, or made from it.",
         "source of the images; how landmarks were found",
-        f"{run.title}; landmarks "
+        f"{run.title} ({run.identity['fer2013']}); landmarks "
         + ("drawn" if drawn else "by dlib in the images" if by_dlib else f"{data['landmarks']}"),
-        False if drawn else by_dlib or None,
+        False if drawn else (run.is_fer2013 and by_dlib) or None,
     )
     versions = next(iter(run.networks.values()))[0].meta["versions"]
     row(
