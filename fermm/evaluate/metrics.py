@@ -132,12 +132,14 @@ def refuse_damage(file: Path, remedy: str = ANEW) -> Iterator[None]:
     """For reading a file of a run directory: what is raised becomes an `InputError`.
 
     Raises:
-        InputError: whatever was raised, except that there is no such file.
+        InputError: whatever was raised, except that there is no such file, or no memory.
     """
     try:
         yield
-    except (InputError, FileNotFoundError):
+    except (InputError, FileNotFoundError, MemoryError):
         raise
+    except PermissionError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); see to the rights") from error
     # numpy, zipfile, csv and json have a dozen types for damaged bytes.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
