@@ -206,3 +206,18 @@ def test_debugging_of_jax_stays_in_the_thread_that_asked_for_it():
         assert threads.map(name, range(3), first=True) == [True, False, False]
         with jax.debug_nans(True):
             assert threads.map(name, range(3)) == [True] * 3
+
+
+def test_float32_reaches_every_thread():
+    """Whatever `jax_enable_x64` says: see `devices.in_float32`."""
+
+    @devices.in_float32
+    def compute():
+        with devices.Threads(2) as threads:
+            return threads.map(lambda x: jax.numpy.asarray(x).dtype.name, [np.zeros(3)] * 3)
+
+    jax.config.update("jax_enable_x64", True)
+    try:
+        assert compute() == ["float32"] * 3
+    finally:
+        jax.config.update("jax_enable_x64", False)

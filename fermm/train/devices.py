@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fermm.errors import InputError
+
+_T = TypeVar("_T", bound=Callable[..., Any])
 
 KINDS = ("none", "batch", "seeds", "cores")
 _AXIS = "devices"
@@ -159,11 +161,14 @@ class Threads:
             first: call it alone for the first, and then for the others: it compiles.
         """
 
+        x64 = jax.config.jax_enable_x64  # which `in_float32` sets for this thread only
+
         def call(*each: Any) -> Any:
-            return jax.block_until_ready(function(*each))
+            with jax.enable_x64(x64):
+                return jax.block_until_ready(function(*each))
 
         calls = list(zip(*arguments, strict=True))
-        # JAX's debugging is switched on for this thread only.
+        # Also debugging is switched on for this thread only.
         debugging = any(getattr(jax.config, f"jax_{x}") for x in ("debug_nans", "disable_jit"))
         alone = self._pool is None or debugging
         count = len(calls) if alone else int(first)
@@ -232,6 +237,37 @@ def to_host(tree: Any) -> Any:
         return np.array(x)
 
     return jax.tree.map(one, tree)
+
+
+def require_backend() -> None:
+    """Checks that JAX can use the kind of device that it was told to use.
+
+    Raises:
+        InputError: it cannot; the message names the backend.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter without a word
+        wanted = getattr(jax.config, "jax_platforms", None) or "of this machine"
+        reason = (str(error).splitlines() or ["no such device was found"])[0]
+        raise InputError(
+            f"JAX cannot use the backend {wanted!r} ({reason}): set JAX_PLATFORMS to one that this "
+            "machine has, such as cpu, or unset it"
+        ) from None
+
+
+def in_float32(function: _T) -> _T:
+    """Decorates a function: within it, `jax_enable_x64` is off, whatever flag or program set it.
+
+    Parameters, optimiser and predictions are float32, and the same bits, with the flag and without.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with jax.enable_x64(False):
+            return function(*args, **kwargs)
+
+    return cast(_T, wrapped)
 
 
 def is_main() -> bool:
