@@ -161,14 +161,15 @@ class Threads:
             first: call it alone for the first, and then for the others: it compiles.
         """
 
-        x64 = jax.config.jax_enable_x64  # which `in_float32` sets for this thread only
+        # `in_float32` sets it for this thread only.
+        x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
 
         def call(*each: Any) -> Any:
             with jax.enable_x64(x64):
                 return jax.block_until_ready(function(*each))
 
         calls = list(zip(*arguments, strict=True))
-        # Also debugging is switched on for this thread only.
+        # So is debugging switched on.
         debugging = any(getattr(jax.config, f"jax_{x}") for x in ("debug_nans", "disable_jit"))
         alone = self._pool is None or debugging
         count = len(calls) if alone else int(first)
