@@ -194,6 +194,8 @@ def restore(
     network: str | None = None,
     seed: int | None = None,
     which: str = "last",
+    *,
+    plain: bool = False,
 ) -> Network:
     """A trained network, from what its run left on disk.
 
@@ -205,6 +207,8 @@ def restore(
         network: which, if `path` holds several.
         seed: which, if there are several.
         which: "last" epoch, or "best" (lowest validation loss).
+        plain: of operations that `jax.export` and converters know, see `fermm.models.build`; the
+            same decisions, some of them more slowly.
 
     Raises:
         InputError: nothing there, or several and not told which; a damaged checkpoint; or a
@@ -216,7 +220,7 @@ def restore(
         raise InputError(f"{where}: holds the network {saved.meta['network']!r}, not {network!r}")
     if seed is not None and saved.meta["seed"] != seed:
         raise InputError(f"{where}: is of seed {saved.meta['seed']}, not {seed}")
-    module = models.build(saved.meta["spec"])
+    module = models.build(saved.meta["spec"], plain=plain)
     expected = jax.eval_shape(module.init, jax.random.key(0), shapes(module.inputs))
     checkpoint.check_tree(expected, saved.variables, str(where))
     return Network(module, saved)
