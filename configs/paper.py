@@ -22,12 +22,15 @@ def get_config() -> ConfigDict:
     config.tensorboard = False
     config.parallel = "none"
     config.checkpoint_minutes = 10.0
+    config.keep = "all"
+    config.accept_changed_code = False
     config.debug_nans = False
 
     config.data = ConfigDict(
         {
             "source": "fer2013",
             "path": "",
+            "title": "",
             "on_error": "stop",
             "cache_dir": "~/.cache/fermm",
             "landmarks": "paper",

@@ -22,7 +22,8 @@ def split(faces: Faces, kind: str, seed: int = 0) -> dict[str, np.ndarray]:
             usage. Copies of one image may stand on two sides.
             "official": the parts of the challenge: Training, PublicTest, PrivateTest.
             "grouped": like "paper", but images that are pixel by pixel the same stand on the
-            same side; each part's size is the paper's within the largest group.
+            same side: groups of copies are shuffled, and where a group comes to stand does not
+            depend on its size. Each part's size is the paper's within the largest group.
         seed: Of the shuffle, 0 in the paper; "official" ignores it.
 
     Returns:
@@ -41,8 +42,12 @@ def split(faces: Faces, kind: str, seed: int = 0) -> dict[str, np.ndarray]:
     parts = dict(zip(NAMES, _KINDS[kind](faces, seed), strict=True))
     for name, indices in parts.items():
         if not len(indices):
+            remedy = "give more data"
+            if kind == "official":
+                usage = USAGES[NAMES.index(name)]
+                remedy = f"it takes the {usage} faces, of which there are none; use split 'grouped'"
             raise InputError(
-                f"split {kind!r} of {len(faces)} faces leaves no face for {name}: give more data"
+                f"split {kind!r} of {len(faces)} faces leaves no face for {name}: {remedy}"
             )
     return parts
 
@@ -57,20 +62,22 @@ def _official(faces: Faces, seed: int) -> list[np.ndarray]:
     if len(unknown):
         raise InputError(
             f"split 'official' needs the usage of every face, unknown for {len(unknown)} of "
-            f"{len(faces)} (the first is row {faces.rows[unknown[0]]}): use the CSV, or files "
-            "named Training_*, PublicTest_* and PrivateTest_*, or split 'paper' or 'grouped'"
+            f"{len(faces)} (the first is row {faces.rows[unknown[0]]}): use the CSV with its "
+            "column Usage, or folders train, val and test, or files named Training_*, PublicTest_* "
+            "and PrivateTest_* that do not contradict their folders, or split 'paper' or 'grouped'"
         )
     return [np.flatnonzero(faces.usage == usage) for usage in range(len(USAGES))]
 
 
 def _grouped(faces: Faces, seed: int) -> list[np.ndarray]:
     order = _shuffled(faces, seed)
-    _, first, group = np.unique(
-        identical(faces.images)[order], return_index=True, return_inverse=True
-    )
-    place = first[group]  # where in `order` the first member of a face's group stands
-    together = np.argsort(place, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(place[together])) + 1, len(faces))
+    # A group stands where one of its members does, the first of the source. If it were the member
+    # that the shuffle puts first, large groups would come before small ones.
+    place = np.empty(len(faces), np.int64)
+    place[order] = np.arange(len(faces))
+    places = place[identical(faces.images)[order]]
+    together = np.argsort(places, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(places[together])) + 1, len(faces))
     cuts = [ends[np.argmin(np.abs(ends - cut))] for cut in _cuts(len(faces))]
     return np.split(order[together], cuts)
 

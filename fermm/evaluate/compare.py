@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,8 +40,8 @@ def write(runs: Sequence[Run], file: Path) -> None:
         tables.append(_over_splits(runs, names))
         sentences.append(
             f"The runs differ in nothing but the seed of the split: {len(runs)} splits of the same "
-            "faces. Intervals over splits are Student's; training and test faces of the splits "
-            "overlap, so they are a rough guide."
+            "faces. Intervals over splits are Student's, corrected for the faces that the splits "
+            "share by the ratio of test to training faces (Nadeau and Bengio, 2003)."
         )
     else:
         tables += _same_network(runs, names)
@@ -117,7 +117,8 @@ def _accuracies(runs: Sequence[Run], names: Sequence[str], *, repeated: bool) ->
         row = [title(network)]
         row += [table.spread(_values(run, network)) if run in has else "" for run in runs]
         if repeated:
-            row.append(_over([float(np.mean(_values(run, network))) for run in has]))
+            means = [float(np.mean(_values(run, network))) for run in has]
+            row.append(_over(means, _ratio(runs[0])))
         rows.append(row)
     head = ["network", *names] + ["over splits (95%)"] * repeated
     return Table(
@@ -128,20 +129,26 @@ def _accuracies(runs: Sequence[Run], names: Sequence[str], *, repeated: bool) ->
     )
 
 
-def _over(values: Sequence[float]) -> str:
+def _over(values: Sequence[float], ratio: float, comparisons: int = 1) -> str:
     mean = table.points(float(np.mean(values)))
     if len(values) == 1:
         return mean
-    return (
-        f"{mean} ± {table.points(float(np.std(values, ddof=1)))} "
-        f"({table.interval([float(np.clip(x, -1, 1)) for x in statistics.t_interval(values)])})"
-    )
+    error_rate = (1 - statistics.LEVEL) / comparisons
+    bounds = np.clip(statistics.splits_interval(values, ratio, error_rate), -1, 1).tolist()
+    return f"{mean} ± {table.points(float(np.std(values, ddof=1)))} ({table.interval(bounds)})"
+
+
+def _ratio(run: Run) -> float:
+    """Assessed faces for each training face."""
+    sizes = run.identity["sizes"]
+    return sizes[run.assessed] / sizes["train"]
 
 
 def _over_splits(runs: Sequence[Run], names: Sequence[str]) -> Table:
     """Differences between networks within each run, and over the runs."""
     rows = []
-    for one, other in itertools.combinations(_networks(runs), 2):
+    pairs = list(itertools.combinations(_networks(runs), 2))
+    for one, other in pairs:
         both = [run for run in runs if {one, other} <= run.networks.keys()]
         found = {
             run.directory: float(np.mean(_values(run, other)) - np.mean(_values(run, one)))
@@ -149,58 +156,90 @@ def _over_splits(runs: Sequence[Run], names: Sequence[str]) -> Table:
         }
         if found:
             cells = [table.points(found[r.directory]) if r in both else "" for r in runs]
-            rows.append([f"{title(other)} minus {title(one)}", *cells, _over(list(found.values()))])
+            over = _over(list(found.values()), _ratio(runs[0]), len(pairs))
+            rows.append([f"{title(other)} minus {title(one)}", *cells, over])
     return Table(
-        "Differences between networks in points, mean over the seeds of each run.",
-        ["networks", *names, "over splits (95%)"],
+        "Differences between networks in points, mean over the seeds of each run. The intervals "
+        "hold for all pairs of networks at once (Bonferroni).",
+        ["networks", *names, "over splits (95% at once for all)"],
         rows,
     )
 
 
-def _same_network(runs: Sequence[Run], names: Sequence[str]) -> list[Table]:
-    """The same network in two runs, on the same faces."""
-    rows = []
-    for (run, name), (other, other_name) in itertools.combinations(
-        zip(runs, names, strict=True), 2
-    ):
-        a, b = _rows(run), _rows(other)
-        if run.identity["faces"] != other.identity["faces"] or not np.array_equal(a, b):
+class Difference(NamedTuple):
+    """The same network in two runs, on the same faces and seeds.
+
+    Attributes:
+        network: its name.
+        first: index of the run that is subtracted.
+        second: index of the other.
+        seeds: those that both runs have.
+        compared: second minus first, with what corrects for the number of all differences.
+    """
+
+    network: str
+    first: int
+    second: int
+    seeds: tuple[int, ...]
+    compared: statistics.Compared
+
+
+def same_network(runs: Sequence[Run]) -> list[Difference]:
+    """Each network that was tested in two of the runs on the same faces, with a seed in common.
+
+    The intervals and p-values of all these differences are of one `statistics.Family`.
+    """
+    found: list[tuple[str, int, int, tuple[int, ...]]] = []
+    tables, faces = [], []
+    for (i, run), (j, other) in itertools.combinations(enumerate(runs), 2):
+        rows = _rows(run)
+        if run.identity["faces"] != other.identity["faces"] or not np.array_equal(
+            rows, _rows(other)
+        ):
             continue
-        seeds = [seed for seed in run.seeds if seed in other.seeds]
-        weights = statistics.resample(len(a)) if seeds else None
+        seeds = tuple(seed for seed in run.seeds if seed in other.seeds)
         for network in run.networks:
-            if network not in other.networks or weights is None:
+            if network not in other.networks or not seeds:
                 continue
-            correct = [
-                np.stack(
-                    [
-                        t.predictions[r.assessed].correct.astype(float)
+            first, second = (
+                np.stack([correct[seed] for seed in seeds])
+                for correct in (
+                    {
+                        t.seed: t.predictions[r.assessed].correct.astype(float)
                         for t in r.networks[network]
-                        if t.seed in seeds
-                    ]
+                    }
+                    for r in (run, other)
                 )
-                for r in (run, other)
-            ]
-            found = statistics.estimate(
-                (correct[1] - correct[0])[..., None], weights, bounds=(-1.0, 1.0)
             )
-            rows.append(
-                [
-                    title(network),
-                    f"{other_name} minus {name}",
-                    str(len(seeds)),
-                    table.points(found.mean),
-                    table.interval(found.interval),
-                    "shown" if found.interval[0] > 0 or found.interval[1] < 0 else "not shown",
-                ]
-            )
+            found.append((network, i, j, seeds))
+            tables.append(second - first)
+            faces.append((run.identity["faces"], rows.tobytes()))
+    if not found:
+        return []
+    family = statistics.Family(tables, faces)
+    return [Difference(*x, y) for x, y in zip(found, family.compared, strict=True)]
+
+
+def _same_network(runs: Sequence[Run], names: Sequence[str]) -> list[Table]:
+    rows = [
+        [
+            title(found.network),
+            f"{names[found.second]} minus {names[found.first]}",
+            str(len(found.seeds)),
+            table.points(found.compared.estimate.mean),
+            table.interval(found.compared.simultaneous),
+            table.p_value(found.compared.p),
+            "shown" if found.compared.shown else "not shown",
+        ]
+        for found in same_network(runs)
+    ]
     if not rows:
         return []
     return [
         Table(
             "The same network in two runs: difference of accuracy in points, on the same faces and "
-            "seeds.",
-            ["network", "runs", "seeds", "difference", "95%", "verdict"],
+            "seeds. The intervals hold for all rows at once; p is corrected likewise.",
+            ["network", "runs", "seeds", "difference", "95% at once", "p, corrected", "verdict"],
             rows,
         )
     ]

@@ -225,22 +225,18 @@ def save_reliability(
         for axes, (network, seeds) in zip(grid.flat, predictions.items(), strict=False):
             together = Predictions(*(np.concatenate(arrays) for arrays in zip(*seeds, strict=True)))
             found = metrics.reliability(together)
-            edges = 100 * np.arange(metrics.BINS) / metrics.BINS
-            share = 100 * found.faces / found.faces.sum()
-            width = 100 / metrics.BINS
-            axes.bar(edges, share, width, align="edge", color="0.85", label="share of the faces")
             axes.plot([0, 100], [0, 100], color="0.5", lw=0.8, ls="--", label="perfect")
-            filled = found.faces > 0
             axes.plot(
-                100 * found.confidence[filled],
-                100 * found.accuracy[filled],
+                100 * found.confidence,
+                100 * found.accuracy,
                 "o-",
                 color=COLOURS[0],
                 ms=3,
                 lw=1.2,
                 label="accuracy",
             )
-            error = np.mean([metrics.METRICS["calibration_error"](p) for p in seeds])
+            squares = [metrics.calibration_squares(p).square for p in seeds]
+            error = max(float(np.mean(squares)), 0.0) ** 0.5
             axes.set_title(f"{title(network)}\ncalibration error {100 * error:.1f}%", fontsize=8)
             axes.set_xlim(0, 100)
             axes.set_ylim(0, 100)

@@ -70,29 +70,14 @@ def write(run: Run) -> None:
 
 
 def _sections(run: Run, assessment: Mapping[str, Any]) -> list[Section]:
-    networks = assessment["networks"]
-    best = max(networks, key=lambda name: networks[name]["accuracy"]["mean"])
-    accuracy = networks[best]["accuracy"]
-    seeds = len(run.seeds)
-    headline = (
-        f"{title(best)} has the highest accuracy on the {assessment['faces']} {run.assessed} "
-        f"faces: {table.points(accuracy['mean'])}%, 95% interval "
-        f"{table.interval(accuracy['interval'])}, "
-        + (
-            f"over {seeds} seeds and the choice of faces."
-            if seeds > 1
-            else "over the choice of faces. One seed: what another would have given, this run "
-            "cannot tell."
-        )
-    )
     split = run.config["data"]["split"]
     about = (
         f"All networks were trained on one split ({split!r}); how much the numbers depend on it, "
         "none of the intervals shows: config.split_seeds repeats a run over several splits. "
-        f"{assessment['copied']} of the {run.assessed} faces are pixel by pixel the same as a "
+        f"{assessment['duplicates']} of the {run.assessed} faces are pixel by pixel the same as a "
         "training face."
     )
-    copies = table.copies(run, assessment)
+    duplicates = table.duplicates(run, assessment)
     faces = (
         Figure("samples", "Training faces of each emotion (paper, figure 3).", "Sample faces."),
         Figure(
@@ -154,13 +139,17 @@ def _sections(run: Run, assessment: Mapping[str, Any]) -> list[Section]:
         ),
     )
     sections = [
-        Section("In short", [headline, *assessment["sentences"], about], [table.table_2(run)]),
+        Section(
+            "In short",
+            [assessment["headline"], *assessment["sentences"], about],
+            [table.table_2(run)],
+        ),
         Section(
             "Results",
             tables=[
                 *table.merits(run, assessment),
                 *([table.differences(run, assessment)] if assessment["pairs"] else []),
-                *([copies] if copies else []),
+                *([duplicates] if duplicates else []),
             ],
             figures=_embed(run, results),
         ),

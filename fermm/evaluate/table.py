@@ -134,17 +134,19 @@ def table_2(run: Run) -> Table:
 
 
 def merits(run: Run, assessment: Mapping[str, Any]) -> list[Table]:
-    """A table for each figure of merit, with its intervals."""
+    """A table for each metric, with its intervals."""
     several = len(run.seeds) > 1
     tables = []
     for name, metric in METRICS.items():
         factor, digits = (100, 1) if metric.percent else (1, 3)
-        head = ["network", "mean"]
+        calibration = name == "calibration_error"
+        head = ["network", "root mean square" if calibration and several else "mean"]
         head += (
             ["sd over seeds", "95% over seeds", "95% over faces", "95% over both"]
             if several
             else ["95% over faces"]
         )
+        head += ["a perfectly calibrated network is below"] * calibration
         rows = []
         for network, found in assessment["networks"].items():
             of = found[name]
@@ -152,13 +154,16 @@ def merits(run: Run, assessment: Mapping[str, Any]) -> list[Table]:
             if several:
                 row += [number(factor * of["sd"], digits)]
                 row += [interval(of["over_seeds"], digits, factor)]
-                row += [interval(of["over_images"], digits, factor)]
-            rows.append([*row, interval(of["interval"], digits, factor)])
+                row += [interval(of["over_faces"], digits, factor)]
+            row += [interval(of["interval"], digits, factor)]
+            row += [points(of["calibrated_below"])] if calibration else []
+            rows.append(row)
         unit = " in percent" if metric.percent else ""
         better = "more" if metric.higher_is_better else "less"
         what = metric.title[0].upper() + metric.title[1:]
+        more = ", in 95% of cases for the last column" * calibration
         tables.append(
-            Table(f"{what}{unit} on {run.assessed} data; {better} is better.", head, rows)
+            Table(f"{what}{unit} on {run.assessed} data; {better} is better{more}.", head, rows)
         )
     return tables
 
@@ -166,59 +171,78 @@ def merits(run: Run, assessment: Mapping[str, Any]) -> list[Table]:
 def differences(run: Run, assessment: Mapping[str, Any]) -> Table:
     """Every two networks on the same faces."""
     several = len(run.seeds) > 1
-    head = ["networks", "difference", "95% over faces"]
-    head += ["95% over seeds and faces"] * several
-    head += ["McNemar p, corrected", "seeds with p < 0.05", "verdict"]
+    head = ["networks", "difference", "95% at once for all", "p, corrected", "verdict"]
+    head += ["seeds with McNemar's p < 0.05"] if several else ["McNemar's p", "discordant faces"]
     rows = []
     for pair in assessment["pairs"]:
-        p = sorted(test["p_holm"] for test in pair["mcnemar"])
+        tests = pair["mcnemar"]
         row = [f"{title(pair['better'])} against {title(pair['worse'])}"]
-        row += [points(pair["difference"]["mean"]), interval(pair["difference"]["over_images"])]
-        row += [interval(pair["difference"]["interval"])] * several
-        row += [f"{_p(p[0])} to {_p(p[-1])}" if several else _p(p[0])]
-        row += [f"{sum(x < 0.05 for x in p)} of {len(p)}"]
-        rows.append([*row, "better" if pair["shown"] else "not shown"])
+        row += [points(pair["difference"]["mean"]), interval(pair["simultaneous"])]
+        row += [p_value(pair["p"]), "better" if pair["shown"] else "not shown"]
+        if several:
+            row += [f"{sum(test['p_corrected'] < 0.05 for test in tests)} of {len(tests)}"]
+        else:
+            (test,) = tests
+            row += [p_value(test["p_corrected"])]
+            row += [f"{test['only_better']} against {test['only_worse']}"]
+        rows.append(row)
+    over = "seeds and faces" if several else "faces"
     return Table(
-        f"Differences of accuracy on {run.assessed} data, in points, on the same faces. McNemar's "
-        "exact test for each seed, corrected over the pairs by Holm's method.",
+        f"Differences of accuracy on {run.assessed} data, in points, on the same faces. Intervals "
+        f"over {over} hold for all differences at once, and p is the error rate at which one would "
+        "end at 0; McNemar's exact test, "
+        + ("for each seed, " if several else "")
+        + "is corrected likewise.",
         head,
         rows,
     )
 
 
-def _p(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+def p_value(p: float) -> str:
+    """A p-value such that it is never rounded from one side of 0.05 to the other."""
+    if p < 0.001:
+        return f"{p:.0e}" if p >= 1e-15 else "< 1e-15"
+    text = f"{p:.3f}"
+    return text if (float(text) < 0.05) == (p < 0.05) else f"{p:.5f}"
 
 
-def copies(run: Run, assessment: Mapping[str, Any]) -> Table | None:
-    """Accuracy with and without faces that also stand in the training data; None if none does."""
+def duplicates(run: Run, assessment: Mapping[str, Any]) -> Table | None:
+    """Accuracy with and without faces that are also training faces; None if there are none."""
     rows = []
     for name, found in assessment["networks"].items():
-        without = found["accuracy_without_copies"]
+        without = found["accuracy_without_duplicates"]
+        weighted = found["accuracy_without_duplicates_same_shares"]
         if without is None:
             return None
-        rows.append(
-            [
-                title(name),
-                points(found["accuracy"]["mean"]),
-                points(without["mean"]),
-                interval(without["interval"]),
-            ]
-        )
-    share = assessment["copied"] / assessment["faces"]
+        row = [title(name), points(found["accuracy"]["mean"])]
+        for of in (without, weighted):
+            row += [points(of["mean"]), interval(of["interval"])]
+        rows.append(row)
+    share = assessment["duplicates"] / assessment["faces"]
     return Table(
-        f"Accuracy in percent with and without the {assessment['copied']} of the "
+        f"Accuracy in percent with and without the {assessment['duplicates']} of the "
         f"{assessment['faces']} {run.assessed} faces ({points(share)}%) that are pixel by pixel "
-        "the same as a training face.",
-        ["network", f"all {run.assessed} faces", "without copies", "95%"],
+        "the same as a training face; the last columns weight the emotions as they are in all "
+        f"{run.assessed} faces, for duplicates are more frequent in some.",
+        [
+            "network",
+            f"all {run.assessed} faces",
+            "without duplicates",
+            "95%",
+            "the same, emotions weighted as in all",
+            "95%",
+        ],
         rows,
     )
 
 
 def by_class(run: Run, assessment: Mapping[str, Any], score: str) -> Table:
-    """Precision, recall or F1 of each emotion."""
+    """Precision, recall or F1 of each emotion; a dash where there is nothing to divide by."""
     rows = [
-        [title(name), *(points(x) for x in found["by_class"][score])]
+        [
+            title(name),
+            *("\N{EN DASH}" if x is None else points(x) for x in found["by_class"][score]),
+        ]
         for name, found in assessment["networks"].items()
     ]
     what = {"precision": "Precision", "recall": "Recall", "f1": "F1"}[score]

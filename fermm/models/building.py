@@ -29,8 +29,7 @@ def build(spec: Spec, trained: Collection[str] | None = None, *, plain: bool = F
     Args:
         spec: see the module's docstring.
         trained: paths of the parameters that will be trained, None for all. A part of a fusion of
-            which none is trained passes no gradient; batch normalisation (a layer named `norm`) of
-            which none is trained only uses its running statistics, as in Keras.
+            which none is trained passes no gradient.
         plain: build it of operations that `jax.export` (with a symbolic number of faces) and
             converters to other formats know: nothing depends on the platform, and no form is
             chosen for speed. The parameters are the same, the logits too up to rounding. A network
@@ -40,19 +39,18 @@ def build(spec: Spec, trained: Collection[str] | None = None, *, plain: bool = F
         InputError: a name that nothing registered, or arguments that the network does not have.
     """
     if not is_fusion(spec):
-        frozen_norm = trained is not None and not any("norm" in p.split("/") for p in trained)
-        return _construct(NETWORKS, "model", spec, frozen_norm=frozen_norm, plain=plain)
+        return _construct(NETWORKS, "model", spec, plain)
     below: dict[str, Collection[str] | None] = dict.fromkeys(MODALITIES)
     if trained is not None:
         for part in MODALITIES:
             below[part] = [p for p in trained if p.startswith(f"{part}/")]
     frozen = tuple(part for part in MODALITIES if below[part] == [])
     image, landmarks = (build(spec[part], below[part], plain=plain) for part in MODALITIES)
-    return Fusion(image, landmarks, _construct(HEADS, "head", spec, plain=plain), frozen=frozen)
+    return Fusion(image, landmarks, _construct(HEADS, "head", spec, plain), frozen=frozen)
 
 
 def _construct(
-    registry: dict[str, type[nn.Module]], key: str, spec: Spec, **switches: bool
+    registry: dict[str, type[nn.Module]], key: str, spec: Spec, plain: bool
 ) -> nn.Module:
     name = spec[key]
     if name not in registry:
@@ -70,5 +68,6 @@ def _construct(
             raise InputError(
                 f"{key} {name!r} has no argument {argument!r}; it has {', '.join(sorted(known))}."
             )
-    arguments |= {name: True for name, on in switches.items() if on and name in known}
+    if plain and "plain" in known:
+        arguments["plain"] = True
     return cls(**arguments)

@@ -165,9 +165,8 @@ def convolve_and_pool(x: jax.Array, weights: Weights, strides: Sequence[int]) ->
     def plain(x: jax.Array, weights: Weights) -> jax.Array:
         x = x[..., None]
         for (kernel, bias), stride in zip(weights, strides, strict=True):
-            x = max_pool_plain(
-                nn.relu(_convolve_plain(x, kernel) + bias.reshape(1, 1, 1, -1)), stride
-            )
+            x = _convolve_plain(x, kernel) + bias.reshape(1, 1, 1, -1)
+            x = max_pool_plain(nn.relu(x), stride)
         return x.reshape(len(x), -1)
 
     return jax.lax.platform_dependent(
