@@ -19,6 +19,7 @@ import numpy as np
 from fermm.data import processes
 from fermm.data.faces import EMOTIONS, IMAGE_SIZE, POINTS, USAGES, Faces, Origin, Rejected
 from fermm.errors import InputError, printable
+from fermm.paths import expand
 
 FIELDS: dict[str, tuple[type, tuple[int, ...]]] = {
     "image": (np.uint8, (IMAGE_SIZE, IMAGE_SIZE)),
@@ -56,6 +57,7 @@ class Records:
 
         from fermm.data import tfds_builder
 
+        directory = expand(directory)
         self.directory = os.fspath(directory)
         with self._damage():
             _check_features(pathlib.Path(directory, "features.json"), tfds_builder.features())

@@ -129,12 +129,14 @@ def _accuracies(runs: Sequence[Run], names: Sequence[str], *, repeated: bool) ->
     )
 
 
-def _over(values: Sequence[float], ratio: float, comparisons: int = 1) -> str:
+def _over(
+    values: Sequence[float], ratio: float, *, lowest: float = 0.0, comparisons: int = 1
+) -> str:
     mean = table.points(float(np.mean(values)))
     if len(values) == 1:
         return mean
     error_rate = (1 - statistics.LEVEL) / comparisons
-    bounds = np.clip(statistics.splits_interval(values, ratio, error_rate), -1, 1).tolist()
+    bounds = np.clip(statistics.splits_interval(values, ratio, error_rate), lowest, 1).tolist()
     return f"{mean} ± {table.points(float(np.std(values, ddof=1)))} ({table.interval(bounds)})"
 
 
@@ -156,7 +158,7 @@ def _over_splits(runs: Sequence[Run], names: Sequence[str]) -> Table:
         }
         if found:
             cells = [table.points(found[r.directory]) if r in both else "" for r in runs]
-            over = _over(list(found.values()), _ratio(runs[0]), len(pairs))
+            over = _over(list(found.values()), _ratio(runs[0]), lowest=-1.0, comparisons=len(pairs))
             rows.append([f"{title(other)} minus {title(one)}", *cells, over])
     return Table(
         "Differences between networks in points, mean over the seeds of each run. The intervals "
