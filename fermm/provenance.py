@@ -8,8 +8,8 @@ networks and heads says is known by a digest of it. The digest covers
 
 and of each file all but what only sets up the experiment: `get_config`, the block below
 `if __name__ == "__main__":`, networks and heads that this network does not use, and what is
-referred to by these alone or by nothing. So a change of `config.seeds`, or one more head, changes no
-digest.
+referred to by these alone or by nothing. So a change of `config.seeds`, or one more head, changes
+no digest.
 """
 
 import ast
