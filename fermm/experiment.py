@@ -130,8 +130,8 @@ def _evaluate(config: Mapping[str, Any], workdir: Path, source: Source) -> dict[
         # Plotting takes seconds to import, for which errors at the start should not wait.
         from fermm.evaluate import faces, report
 
-        faces.save_all(workdir / "figures", source)
-        report.write(finished)
+        failed = faces.save_all(workdir / "figures", source, finished)
+        report.write(finished, failed)
     print(f"\n{table.table_2(finished).text()}")
     wrote = run_lib.REPORT if config["report"] else run_lib.METRICS
     print(f"\nEverything is in {workdir}; see {workdir / wrote}.", flush=True)

@@ -15,7 +15,7 @@ from fermm.evaluate import metrics, statistics
 from fermm.evaluate.metrics import METRICS, Predictions
 from fermm.evaluate.run import Run, Trained
 from fermm.evaluate.statistics import Estimate
-from fermm.evaluate.table import interval, points, title
+from fermm.evaluate.table import interval, points
 
 RANDOM = 1 / len(EMOTIONS)
 GAP = 0.03  # of training over validation accuracy, beyond which a network counts as overfitted
@@ -87,7 +87,7 @@ def assess(run: Run) -> Json:
             for name, seeds in run.networks.items()
             if all(trained.modalities for trained in seeds)
         },
-        "sentences": [_sentence(pair) for pair in pairs],
+        "sentences": [_sentence(pair, run.titles) for pair in pairs],
     }
     return result | {"audit": audit(run, result)}
 
@@ -146,8 +146,8 @@ def compare(
     return pairs
 
 
-def _sentence(pair: Json) -> str:
-    better, worse = title(pair["better"]), title(pair["worse"])
+def _sentence(pair: Json, titles: Mapping[str, str]) -> str:
+    better, worse = titles[pair["better"]], titles[pair["worse"]]
     by = points(pair["difference"]["mean"])
     within = f"95% interval {interval(pair['difference']['interval'])}"
     if pair["shown"]:
@@ -214,6 +214,7 @@ def audit(run: Run, assessment: Json) -> list[Json]:
     singles = {name: spec for name, spec in specs.items() if "head" not in spec}
     fusions = {name: spec for name, spec in specs.items() if "head" in spec}
     data = run.config["data"]
+    titles = run.titles
     rows: list[Json] = []
 
     def row(number: str, requirement: str, check: str, value: str, met: bool | None) -> None:
@@ -221,7 +222,7 @@ def audit(run: Run, assessment: Json) -> list[Json]:
         rows.append(dict(zip(fields, (number, requirement, check, value, met), strict=True)))
 
     def names(of: Iterable[str]) -> str:
-        return ", ".join(title(name) for name in of) or "none"
+        return ", ".join(titles[name] for name in of) or "none"
 
     inputs = {name: tuple(seeds[0].meta["inputs"]) for name, seeds in run.networks.items()}
     by_input = {
@@ -288,7 +289,7 @@ def audit(run: Run, assessment: Json) -> list[Json]:
         found = assessment["networks"][name]["accuracy"]
         row(
             "non-functional 3",
-            f"{title(name)} is at least three times as accurate as chance.",
+            f"{titles[name]} is at least three times as accurate as chance.",
             f"mean accuracy {where}, against 3/7 = {points(3 * RANDOM)}%",
             f"{points(found['mean'])}%, 95% interval {interval(found['interval'])}",
             found["mean"] >= 3 * RANDOM,
@@ -297,7 +298,7 @@ def audit(run: Run, assessment: Json) -> list[Json]:
         parts = assessment["fusions"].get(name, {"modalities": {}})["modalities"]
         row(
             "non-functional 4",
-            f"{title(name)} is better than both its parts.",
+            f"{titles[name]} is better than both its parts.",
             f"95% interval of the difference {where} above 0, for both",
             "; ".join(
                 f"{points(abs(of['gain']['mean']))} points "
@@ -318,7 +319,7 @@ def audit(run: Run, assessment: Json) -> list[Json]:
             gap = float(np.mean(train) - np.mean(validation))
         row(
             "non-functional 5",
-            f"{title(name)} is not overfitted.",
+            f"{titles[name]} is not overfitted.",
             f"training minus validation accuracy at the end at most {points(GAP)} points, "
             "evaluated; its course: figure 15",
             "not evaluated on both" if gap is None else f"{points(gap)} points",
