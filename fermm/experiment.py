@@ -31,7 +31,7 @@ from fermm.paths import expand, make_directory
 from fermm.train import checkpoint, devices, loop, partition, steps
 from fermm.train.stop import Stop
 
-SHUFFLES = 10  # permutations of a modality, whose effect is averaged
+SHUFFLES = 10  # ways to take a modality from other faces, whose effect is averaged
 
 
 class Network(NamedTuple):
@@ -428,7 +428,7 @@ def _predict(
     alone = parts(network.variables, embedded)
     shuffled: dict[str, list[np.ndarray]] = {name: [] for name in MODALITIES}
     for i in range(SHUFFLES):
-        order = np.random.default_rng(i).permutation(len(labels))
+        order = _others(len(labels), i)
         for name, decisions in shuffled.items():
             mixed = embedded | {name: embedded[name][order]}
             decisions.append(decide(forward(network.variables, mixed).logits))
@@ -444,6 +444,17 @@ def _predict(
             {name: np.stack(decisions) for name, decisions in shuffled.items()},
         ),
     )
+
+
+def _others(count: int, seed: int) -> np.ndarray:
+    """For each of `count` faces another one, each once: int64 (count,), no index at its own place.
+
+    One random cycle through all faces, so that at least two are needed.
+    """
+    cycle = np.random.default_rng(seed).permutation(count)
+    order = np.empty_like(cycle)
+    order[cycle] = np.roll(cycle, 1)
+    return order
 
 
 def _initialise(

@@ -203,9 +203,7 @@ _FILLS = {"conv": "#D3EAF8", "dense": "#FBE6C4", "norm": "#CFEBE0", "dropout": "
 _ARROW = {"arrowstyle": "-|>", "mutation_scale": 7, "color": _INK, "shrinkA": 0, "shrinkB": 0}
 
 
-def save(
-    stem: Path, spec: Spec, caption: str, trained: Collection[str] | None = None
-) -> None:
+def save(stem: Path, spec: Spec, caption: str, trained: Collection[str] | None = None) -> None:
     """Draws what a network consists of (paper, figures 6 to 9).
 
     Of a fusion, the two networks are lists, and the head is shown in full.

@@ -24,12 +24,12 @@ def join(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def leading(run: Run, assessment: Mapping[str, Any]) -> list[str]:
+def leading(assessment: Mapping[str, Any]) -> list[str]:
     """The networks that are told of one by one: all, or of many the one with the best accuracy."""
     networks = assessment["networks"]
     if len(networks) <= _ALL:
         return list(networks)
-    return [max(networks, key=lambda name: networks[name]["accuracy"]["mean"])]
+    return [assessment["best"][0]]
 
 
 def accuracies(run: Run, assessment: Mapping[str, Any]) -> str:
@@ -39,7 +39,8 @@ def accuracies(run: Run, assessment: Mapping[str, Any]) -> str:
         f"Accuracy on the {assessment['faces']:,} {run.assessed} faces. Points: "
         + (f"mean over {len(run.seeds)} seeds; small marks: each seed" if several else "one seed")
         + "; lines: 95% intervals over "
-        + ("seeds and faces." if several else "faces.")
+        + ("seeds and faces" if several else "faces")
+        + ("; those of the differences hold for all at once." if assessment["pairs"] else ".")
     )
     pairs = assessment["pairs"]
     if pairs:
@@ -102,7 +103,7 @@ def _seeds(run: Run) -> str:
 def confusion(run: Run, assessment: Mapping[str, Any]) -> str:
     """For the confusion matrices."""
     parts = []
-    for name in leading(run, assessment):
+    for name in leading(assessment):
         predictions = [t.predictions[run.assessed] for t in run.networks[name]]
         share = figures.confusion_shares(predictions)
         np.fill_diagonal(share, np.nan)
@@ -112,25 +113,26 @@ def confusion(run: Run, assessment: Mapping[str, Any]) -> str:
         if not share[label, given]:
             continue
         count = int((predictions[0].labels == label).sum())
-        ends = figures.wilson(share[label, given] / 100 * count, count)
+        taken = np.stack([(p.decisions == given)[p.labels == label] for p in predictions])
+        ends = statistics.estimate_share(taken.astype(float)).interval if count > 1 else (0.0, 1.0)
         parts.append(
             f"{EMOTIONS[label]} for {EMOTIONS[given]} by {run.titles[name]} "
             f"({number(share[label, given], 0)}% of {count} faces; {interval(ends, 0)})"
         )
     text = (
-        f"Confusion matrices on {run.assessed} data: of the faces with each label, how many percent "
-        "were given each emotion" + (", mean over the seeds." if len(run.seeds) > 1 else ".")
+        f"Confusion matrices on {run.assessed} data: of the faces with each label, how many "
+        "percent were given each emotion"
+        + (", mean over the seeds." if len(run.seeds) > 1 else ".")
     )
     if parts:
-        text += f" Most often mistaken (95% interval over faces): {', '.join(parts)}."
+        text += f" Most often mistaken (95% interval): {', '.join(parts)}."
     return text
 
 
 def recall(run: Run, assessment: Mapping[str, Any]) -> str:
     """For the recall by class."""
-    networks = assessment["networks"]
-    best = max(networks, key=lambda name: networks[name]["accuracy"]["mean"])
-    found = figures.recall_of([t.predictions[run.assessed] for t in run.networks[best]])
+    best = assessment["best"][0]
+    found = figures.recalls(assessment["networks"][best])
     there = {EMOTIONS[i]: of for i, of in enumerate(found) if of}
     several = len(run.seeds) > 1
     text = "Recall of each emotion; lines: 95% intervals over "
@@ -139,15 +141,17 @@ def recall(run: Run, assessment: Mapping[str, Any]) -> str:
         text += " Beside it what each fusion adds to each of its members."
     if len(there) < 2:
         return text
-    highest, lowest = extremes({k: (of["mean"], of["interval"]) for k, of in there.items()})
+    highest, lowest = extremes(there)
+    if set(highest) & set(lowest):
+        return f"{text} Which emotion {run.titles[best]} recognises best, is not shown."
 
     def words(names: Sequence[str]) -> str:
-        first = there[names[0]]
-        value = f"{names[0]} ({points(first['mean'], 0)}%, {interval(first['interval'], 0)})"
-        return value if len(names) == 1 else f"{value}, or {' or '.join(names[1:])}"
+        value, ends = there[names[0]]
+        words = f"{names[0]} ({points(value, 0)}%, {interval(ends, 0)})"
+        return words if len(names) == 1 else f"{words}, or {' or '.join(names[1:])},"
 
-    text += f" {run.titles[best]} recognises {words(highest)} best"
-    text += f" and {words(lowest)} worst." if set(highest) != set(lowest) else "."
+    text += f" {run.titles[best]} recognises {words(highest)} best and {words(lowest)} worst"
+    text = text.removesuffix(",") + "."
     if len(highest) > 1 or len(lowest) > 1:
         text += " Where several are named, their intervals overlap."
     return text
@@ -168,39 +172,40 @@ def extremes(
     names = sorted(found, key=lambda name: -found[name][0])
     top, bottom = found[names[0]][1], found[names[-1]][1]
     highest = [name for name in names if name == names[0] or found[name][1][1] >= top[0]]
-    lowest = [
-        name for name in names[::-1] if name == names[-1] or found[name][1][0] <= bottom[1]
-    ]
+    backwards = names[::-1]
+    lowest = [name for name in backwards if name == names[-1] or found[name][1][0] <= bottom[1]]
     return highest, lowest
 
 
 def reliability(run: Run, assessment: Mapping[str, Any]) -> str:
     """For the reliability curves."""
+    networks = assessment["networks"]
     parts = []
-    for name in leading(run, assessment):
+    for name in leading(assessment):
         found = confidence_gap([t.predictions[run.assessed] for t in run.networks[name]])
         low, high = found.interval
-        value = f"{points(abs(found.mean))} points; {interval((low, high))}"
+        value = f"{points(abs(found.mean))} points, interval {interval((low, high))}"
         if low > 0:
             parts.append(f"{run.titles[name]} is more confident than right ({value})")
         elif high < 0:
             parts.append(f"{run.titles[name]} is less confident than right ({value})")
         else:
             parts.append(f"for {run.titles[name]} neither is shown ({value})")
+    counts = [bin_["decisions"] for found in networks.values() for bin_ in found["reliability"]]
+    each = f"{min(counts):,}" + (f" to {max(counts):,}" if max(counts) > min(counts) else "")
     return (
-        "Accuracy by confidence, the probability of the decision. On the dashed line confidence is "
-        f"right. Neighbouring bins are pooled until each has {figures.FEW} faces; bars and small "
-        "numbers: how many faces there are"
-        + (" (mean over the seeds). " if len(run.seeds) > 1 else ". ")
-        + f"Mean confidence minus accuracy, 95% interval: {'; '.join(parts)}."
+        "Accuracy by confidence, the probability of the decision; on the dashed line the two are "
+        f"the same. Each point stands for {each} decisions"
+        + (" of all seeds together" if len(run.seeds) > 1 else "")
+        + "; lines: 95% intervals over faces. Mean confidence minus accuracy: "
+        + f"{'; '.join(parts)}."
     )
 
 
 def confidence_gap(predictions: Sequence[Predictions]) -> statistics.Estimate:
-    """Mean confidence minus accuracy of a network, over its seeds."""
+    """Mean confidence minus accuracy of a network, over its seeds and faces."""
     gaps = np.stack([one.probabilities.max(-1) - one.correct for one in predictions])
-    weights = statistics.resample(gaps.shape[1])
-    return statistics.estimate(gaps[..., None].astype(np.float64), weights, bounds=(-1.0, 1.0))
+    return statistics.estimate_value(gaps.astype(np.float64), (-1.0, 1.0))
 
 
 def modalities(run: Run, assessment: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from fermm.data.faces import EMOTIONS
 from fermm.errors import printable
-from fermm.evaluate import metrics, statistics, table
+from fermm.evaluate import statistics, table
 from fermm.evaluate.metrics import Predictions, confusion_matrix
 from fermm.evaluate.run import Run
 from fermm.models.fusion import MODALITIES
@@ -44,9 +44,6 @@ RC: dict[Any, Any] = {
 WIDTH = 3.7
 """Inches: of a panel."""
 
-FEW = 20
-"""Bins of confidence with fewer faces are pooled with their neighbours before they are drawn."""
-
 
 def save_all(run: Run, assessment: Mapping[str, Any]) -> dict[str, str]:
     """Writes all of this module's figures of a run into its `figures/`.
@@ -68,14 +65,12 @@ def save_all(run: Run, assessment: Mapping[str, Any]) -> dict[str, str]:
         "accuracies": functools.partial(save_accuracies, run=run, assessment=assessment),
     }
     if assessment["pairs"]:
-        jobs["differences"] = functools.partial(
-            save_differences, run=run, assessment=assessment
-        )
+        jobs["differences"] = functools.partial(save_differences, run=run, assessment=assessment)
     for column in ("accuracy", "loss"):
         jobs[f"validation_{column}"] = functools.partial(
             save_validation, histories=histories, titles=run.titles, column=column
         )
-    jobs["recall_by_class"] = functools.partial(save_recall, run=run)
+    jobs["recall_by_class"] = functools.partial(save_recall, run=run, assessment=assessment)
     if recall_gains(run):
         jobs["recall_gains"] = functools.partial(save_recall_gains, run=run)
     for name, seeds in predictions.items():
@@ -87,13 +82,11 @@ def save_all(run: Run, assessment: Mapping[str, Any]) -> dict[str, str]:
             save_confusion_matrix, predictions=seeds, title=title
         )
         jobs[f"reliability_{name}"] = functools.partial(
-            save_reliability, predictions=seeds, title=title
+            save_reliability, bins=assessment["networks"][name]["reliability"], title=title
         )
     for name, found in assessment["fusions"].items():
         title = run.titles[name]
-        jobs[f"modalities_{name}"] = functools.partial(
-            save_modalities, found=found, title=title
-        )
+        jobs[f"modalities_{name}"] = functools.partial(save_modalities, found=found, title=title)
         jobs[f"changed_{name}"] = functools.partial(save_changed, found=found, title=title)
     return draw(directory, jobs)
 
@@ -145,9 +138,7 @@ def save_accuracies(stem: Path, run: Run, assessment: Mapping[str, Any]) -> None
         run: the run.
         assessment: its assessment.
     """
-    rows = [
-        (run.titles[name], found["accuracy"]) for name, found in assessment["networks"].items()
-    ]
+    rows = [(run.titles[name], found["accuracy"]) for name, found in assessment["networks"].items()]
     figure, axes = _panel(0.75 + 0.4 * len(rows))
     forest(axes, rows)
     if run.has_rows_of_the_paper:
@@ -168,7 +159,7 @@ def axes_height(rows: int) -> float:
 
 
 def save_differences(stem: Path, run: Run, assessment: Mapping[str, Any]) -> None:
-    """Draws the difference of accuracy of every two networks with its interval.
+    """Draws the difference of accuracy of every two networks; intervals hold for all at once.
 
     Args:
         stem: path of the files, without suffix.
@@ -177,7 +168,10 @@ def save_differences(stem: Path, run: Run, assessment: Mapping[str, Any]) -> Non
     """
     titles = run.titles
     rows = [
-        (f"{titles[pair['better']]}\nminus {titles[pair['worse']]}", pair["difference"])
+        (
+            f"{titles[pair['better']]}\nminus {titles[pair['worse']]}",
+            pair["difference"] | {"interval": pair["simultaneous"]},
+        )
         for pair in assessment["pairs"]
     ]
     figure, axes = _panel(0.6 + 0.52 * len(rows))
@@ -307,7 +301,7 @@ def save_confusion_matrix(stem: Path, predictions: Sequence[Predictions], title:
     figure, axes = _panel(3.7)
     axes.imshow(np.nan_to_num(share), cmap="Blues", vmin=0, vmax=100)
     for (y, x), value in np.ndenumerate(share):
-        text = "–" if np.isnan(value) else f"{value:.0f}"
+        text = "\N{EN DASH}" if np.isnan(value) else f"{value:.0f}"
         colour = "white" if value > 55 else "black"
         axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=8.5)
     axes.set_title(_shorten(title, 40))
@@ -322,7 +316,14 @@ def save_confusion_matrix(stem: Path, predictions: Sequence[Predictions], title:
 
 
 def confusion_shares(predictions: Sequence[Predictions]) -> np.ndarray:
-    """Confusion matrix in percent of the row, float64 (7, 7), mean over seeds; NaN without faces."""
+    """The confusion matrix in percent of the row, mean over the seeds.
+
+    Args:
+        predictions: of a network, those of each seed.
+
+    Returns:
+        float64 (7, 7), NaN in the row of an emotion that has no face.
+    """
     shares = []
     for one in predictions:
         counts = confusion_matrix(one)
@@ -331,35 +332,30 @@ def confusion_shares(predictions: Sequence[Predictions]) -> np.ndarray:
     return np.mean(shares, axis=0)
 
 
-def save_reliability(stem: Path, predictions: Sequence[Predictions], title: str) -> None:
+def save_reliability(stem: Path, bins: Sequence[Mapping[str, Any]], title: str) -> None:
     """Draws accuracy by confidence, with intervals.
 
     Args:
         stem: path of the files, without suffix.
-        predictions: of a network, those of each seed.
+        bins: of a network, `reliability` in `fermm.evaluate.assess.assess`.
         title: of the network.
     """
-    bins = pooled_reliability(predictions)
-    figure, axes = _panel(3.5)
-    total = sum(found["faces"] for found in bins)
-    for found in bins:
-        low, high = 100 * found["low"], 100 * found["high"]
-        height = 100 * found["faces"] / total
-        axes.bar(low, height, high - low, align="edge", color="0.88", ec="white", lw=0.8)
-        count = f"{found['faces']:.0f}"
-        if high - low >= 6:
-            axes.text((low + high) / 2, height + 1, count, ha="center", size=7, color="0.35")
+    figure, axes = _panel(3.4)
     axes.plot([0, 100], [0, 100], color="0.5", lw=0.8, ls="--", label="confidence = accuracy")
-    sure = [found for found in bins if found["faces"] >= FEW]
-    if sure:
-        x = [100 * found["confidence"] for found in sure]
-        mean = np.array([100 * found["accuracy"] for found in sure])
-        ends = np.array([[100 * e for e in found["interval"]] for found in sure]).T
-        axes.errorbar(
-            x, mean, np.maximum(0, [mean - ends[0], ends[1] - mean]), fmt="o-", ms=4, lw=1.3,
-            elinewidth=1, color=COLOURS[0], label="accuracy, 95% interval",
-        )  # fmt: skip
-    axes.bar(0, 0, color="0.88", label="share of the faces; their number")
+    x = [100 * found["confidence"] for found in bins]
+    mean = np.array([100 * found["accuracy"] for found in bins])
+    low, high = 100 * np.array([found["interval"] for found in bins]).T
+    axes.errorbar(
+        x,
+        mean,
+        np.maximum(0, [mean - low, high - mean]),
+        fmt="o-",
+        ms=4,
+        lw=1.3,
+        elinewidth=1,
+        color=COLOURS[0],
+        label="accuracy, 95% interval",
+    )
     axes.set_title(_shorten(title, 40))
     axes.set(xlim=(0, 100), ylim=(0, 100))
     axes.set_xlabel("confidence in %")
@@ -368,104 +364,33 @@ def save_reliability(stem: Path, predictions: Sequence[Predictions], title: str)
     save(figure, stem)
 
 
-def pooled_reliability(predictions: Sequence[Predictions]) -> list[dict[str, Any]]:
-    """Accuracy by confidence, neighbouring bins pooled until each has `FEW` faces.
-
-    Args:
-        predictions: of a network, those of each seed.
-
-    Returns:
-        For each pooled bin that has a face: `low` and `high`, its ends; `faces`, mean over the
-        seeds; `confidence` and `accuracy`, over all seeds; `interval` of the accuracy: Wilson's
-        for one seed, over seeds and faces for several.
-    """
-    found = [metrics.reliability(one) for one in predictions]
-    counts = np.array([one.faces for one in found], float)  # (S, BINS)
-    confidence = np.nan_to_num([one.confidence for one in found]) * counts
-    correct = np.nan_to_num([one.accuracy for one in found]) * counts
-    groups: list[list[int]] = [[]]
-    for i in range(metrics.BINS):
-        groups[-1].append(i)
-        if counts[:, groups[-1]].sum() >= FEW * len(found):
-            groups.append([])
-    if counts[:, groups[-1]].sum() < FEW * len(found) and len(groups) > 1:
-        groups[-2:] = [groups[-2] + groups[-1]]  # what is left over joins the last one
-    bins = []
-    for group in groups:
-        faces = counts[:, group].sum(1)
-        if not faces.sum():
-            continue
-        # Without the empty bins at the ends.
-        filled = [i for i in group if counts[:, i].sum()]
-        share = correct[:, group].sum() / faces.sum()
-        bins.append(
-            {
-                "low": filled[0] / metrics.BINS,
-                "high": (filled[-1] + 1) / metrics.BINS,
-                "faces": faces.mean(),
-                "confidence": confidence[:, group].sum() / faces.sum(),
-                "accuracy": share,
-                "interval": wilson(share * faces.mean(), faces.mean()),
-            }
-        )
-    return bins
+Values = list[tuple[float, Sequence[float]] | None]
+"""For each emotion a value and its interval, None where there is none."""
 
 
-def wilson(hits: float, count: float) -> tuple[float, float]:
-    """Wilson's 95% interval of a share (Wilson, 1927, doi:10.1080/01621459.1927.10502953)."""
-    if not count:
-        return 0.0, 1.0
-    z = 1.959963984540054
-    centre = (hits + z**2 / 2) / (count + z**2)
-    margin = z / (count + z**2) * math.sqrt(hits * (count - hits) / count + z**2 / 4)
-    return max(0.0, centre - margin), min(1.0, centre + margin)
-
-
-Recall = list[dict[str, Any] | None]
-
-
-def recall_of(predictions: Sequence[Predictions]) -> Recall:
-    """For each class the recall with its interval, None for a class without a face.
-
-    Args:
-        predictions: of a network, those of each seed.
-
-    Returns:
-        `mean` and `interval`: Wilson's for one seed, over seeds and faces for several.
-    """
-    found: Recall = []
-    for label in range(len(EMOTIONS)):
-        own = predictions[0].labels == label
-        if not own.any():
-            found.append(None)
-            continue
-        correct = np.stack([one.take(own).correct for one in predictions]).astype(float)
-        if len(predictions) == 1:
-            mean, interval = correct.mean(), wilson(correct.sum(), correct.size)
-        else:
-            weights = statistics.resample(int(own.sum()))
-            estimate = statistics.estimate(correct[..., None], weights, bounds=(0.0, 1.0))
-            mean, interval = estimate.mean, estimate.interval
-        found.append({"mean": float(mean), "interval": interval})
-    return found
-
-
-def save_recall(stem: Path, run: Run) -> None:
+def save_recall(stem: Path, run: Run, assessment: Mapping[str, Any]) -> None:
     """Draws the recall of each emotion by every network, with intervals.
 
     Args:
         stem: path of the files, without suffix.
         run: the run.
+        assessment: its assessment.
     """
-    shown = {
-        run.titles[name]: recall_of([t.predictions[run.assessed] for t in seeds])
-        for name, seeds in run.networks.items()
-    }
+    shown = {run.titles[name]: recalls(found) for name, found in assessment["networks"].items()}
     figure, axes = _by_class(run, shown)
     axes.set_xlim(0, 100)
     axes.set_xlabel(f"recall on {run.assessed} data in %")
     _legend(figure, axes)
     save(figure, stem)
+
+
+def recalls(found: Mapping[str, Any]) -> Values:
+    """The recall of each emotion with its interval, from the assessment of a network."""
+    by_class = found["by_class"]
+    return [
+        None if value is None else (value, ends)
+        for value, ends in zip(by_class["recall"], by_class["recall_interval"], strict=True)
+    ]
 
 
 def recall_gains(run: Run) -> dict[str, tuple[str, str]]:
@@ -495,25 +420,22 @@ def save_recall_gains(stem: Path, run: Run) -> None:
         stem: path of the files, without suffix.
         run: a run with fusions.
     """
-    shown: dict[str, Recall] = {}
+    labels = next(iter(run.networks.values()))[0].predictions[run.assessed].labels
+    shown: dict[str, Values] = {}
     for label, pair in recall_gains(run).items():
-        correct = [
-            np.stack([t.predictions[run.assessed].correct for t in run.networks[name]]).astype(float)
+        fusion, member = (
+            np.stack([t.predictions[run.assessed].correct for t in run.networks[name]])
             for name in pair
-        ]
-        labels = run.networks[pair[0]][0].predictions[run.assessed].labels
-        found: Recall = []
+        )
+        difference = fusion.astype(float) - member
+        found: Values = []
         for emotion in range(len(EMOTIONS)):
-            own = labels == emotion
-            if not own.any():
+            own = difference[:, labels == emotion]
+            if own.shape[1] < 2:
                 found.append(None)
                 continue
-            estimate = statistics.estimate(
-                (correct[0] - correct[1])[:, own, None],
-                statistics.resample(int(own.sum())),
-                bounds=(-1.0, 1.0),
-            )
-            found.append({"mean": estimate.mean, "interval": estimate.interval})
+            estimate = statistics.estimate_difference(own)
+            found.append((estimate.mean, estimate.interval))
         shown[label] = found
     figure, axes = _by_class(run, shown)
     axes.axvline(0, color="black", lw=0.8)
@@ -522,7 +444,7 @@ def save_recall_gains(stem: Path, run: Run) -> None:
     save(figure, stem)
 
 
-def _by_class(run: Run, shown: Mapping[str, Recall]) -> tuple[Figure, Any]:
+def _by_class(run: Run, shown: Mapping[str, Values]) -> tuple[Figure, Any]:
     """Points with intervals, emotions from top to bottom; all networks of one close together."""
     labels = run.samples.of(run.assessed).labels
     counts = np.bincount(labels, minlength=len(EMOTIONS))
@@ -530,12 +452,15 @@ def _by_class(run: Run, shown: Mapping[str, Recall]) -> tuple[Figure, Any]:
     y = np.arange(len(EMOTIONS))
     offsets = np.linspace(-0.3, 0.3, len(shown)) if len(shown) > 1 else [0.0]
     for i, ((name, classes), offset) in enumerate(zip(shown.items(), offsets, strict=True)):
-        there = [j for j, found in enumerate(classes) if found]
-        mean = np.array([100 * classes[j]["mean"] for j in there])  # type: ignore[index]
-        ends = np.array([classes[j]["interval"] for j in there]).T.reshape(2, -1) * 100  # type: ignore[index]
-        spread = np.maximum(0, [mean - ends[0], ends[1] - mean])
+        there = [(j, *found) for j, found in enumerate(classes) if found]
+        if not there:
+            continue
+        places = np.array([j for j, *_ in there])
+        mean = 100 * np.array([value for _, value, _ in there])
+        low, high = 100 * np.array([ends for *_, ends in there]).T
+        spread = np.maximum(0, [mean - low, high - mean])
         own = style(i)
-        axes.errorbar(mean, y[there] + offset, xerr=spread, fmt=own["marker"], ms=4.5, lw=1,
+        axes.errorbar(mean, y[places] + offset, xerr=spread, fmt=own["marker"], ms=4.5, lw=1,
                       color=own["color"], label=_shorten(name, 56))  # fmt: skip
     ticks = [f"{e}\n{n} faces" for e, n in zip(EMOTIONS, counts, strict=True)]
     axes.set_yticks(y, ticks)
@@ -602,19 +527,23 @@ def save_changed(stem: Path, found: Mapping[str, Any], title: str) -> None:
     save(figure, stem)
 
 
-def accuracies_of_runs(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str) -> bytes:
+def accuracies_of_runs(
+    rows: Sequence[tuple[str, Mapping[str, Any]]], title: str, label: str
+) -> bytes:
     """The accuracy of a network in each of several runs, with intervals.
 
     Args:
         rows: name and estimate of each run, see `forest`.
+        title: of the network.
         label: of the axis.
 
     Returns:
         An SVG file.
     """
     with mpl.rc_context(RC):
-        figure, axes = _panel(0.75 + 0.4 * len(rows))
+        figure, axes = _panel(0.95 + 0.4 * len(rows))
         forest(axes, rows)
+        axes.set_title(_shorten(title, 40))
         axes.set_xlabel(label)
         return _svg(figure)
 
@@ -651,8 +580,16 @@ def accuracies_over(
             else:
                 x = places[there] + shift * (np.ptp(places) or 1)
             own = style(i)
-            axes.errorbar(x, mean, np.maximum(0, [mean - ends[0], ends[1] - mean]), ms=4.5, lw=1,
-                          fmt=f"{own['marker']}-", color=own["color"], label=_shorten(title, 26))  # fmt: skip
+            axes.errorbar(
+                x,
+                mean,
+                np.maximum(0, [mean - ends[0], ends[1] - mean]),
+                fmt=f"{own['marker']}-",
+                ms=4.5,
+                lw=1,
+                color=own["color"],
+                label=_shorten(title, 26),
+            )
         if logarithmic:
             axes.set_xscale("log")
         if len(values) <= 8:

@@ -1,6 +1,6 @@
-"""Figures of merit from saved predictions.
+"""Metrics from saved predictions.
 
-Each mean over faces is also available face by face, as `statistics.estimate` wants it.
+Each is also available face by face, as `fermm.evaluate.statistics` wants it.
 """
 
 import contextlib
@@ -13,11 +13,14 @@ import numpy as np
 
 from fermm.data.faces import EMOTIONS
 from fermm.errors import InputError
+from fermm.evaluate.statistics import LEVEL, Squares
 from fermm.paths import whole
 
 ANEW = "delete it and run again: the run writes it anew"
 CLASSES = len(EMOTIONS)
-BINS = 15  # of confidence, equally wide, as in Guo et al., 2017
+BINS = 15  # of confidence, with as many faces in each as in the others
+FACES_IN_A_BIN = 10  # at least; where there are fewer faces there are fewer bins
+CALIBRATED_DRAWS = 4000  # of labels of a perfectly calibrated network
 
 
 class Predictions(NamedTuple):
@@ -140,108 +143,207 @@ def refuse_damage(file: Path, remedy: str = ANEW) -> Iterator[None]:
 
 
 class Metric(NamedTuple):
-    """A figure of merit that is a function of means over faces.
+    """A metric, as a whole and face by face.
 
     Attributes:
         title: how it is called in tables.
-        samples: predictions to float64 (N, K), what is averaged.
-        statistic: means, float64 (..., K), to values (...).
+        value: predictions to its value.
+        by_face: predictions to float64 (N,), whose mean is the metric, or, where it is no mean over
+            faces, the pseudo-values of its jackknife. None for the calibration error, which has
+            an interval of its own kind, see `calibration_squares`.
         percent: whether it is shown times 100.
         higher_is_better: what the direction of a difference means.
         highest: the largest possible value; the smallest is 0.
     """
 
     title: str
-    samples: Callable[[Predictions], np.ndarray]
-    statistic: Callable[[np.ndarray], np.ndarray]
+    value: Callable[[Predictions], float]
+    by_face: Callable[[Predictions], np.ndarray] | None
     percent: bool
     higher_is_better: bool
     highest: float = 1.0
 
     def __call__(self, predictions: Predictions) -> float:
         """Its value for the faces of `predictions`."""
-        return float(self.statistic(self.samples(predictions).mean(0)))
+        return self.value(predictions)
 
 
-def _single(means: np.ndarray) -> np.ndarray:
-    return means[..., 0]
+def _mean_of(by_face: Callable[[Predictions], np.ndarray]) -> Callable[[Predictions], float]:
+    return lambda predictions: float(by_face(predictions).mean())
 
 
 def _correct(predictions: Predictions) -> np.ndarray:
-    return predictions.correct[:, None].astype(np.float64)
+    return predictions.correct.astype(np.float64)
 
 
 def _negative_log(predictions: Predictions) -> np.ndarray:
     own = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
     # A probability below the smallest float32 is stored as 0; its logarithm shall stay finite.
-    return -np.log(np.maximum(own.astype(np.float64), np.finfo(np.float32).tiny))[:, None]
+    return -np.log(np.maximum(own.astype(np.float64), np.finfo(np.float32).tiny))
 
 
 def _squared_error(predictions: Predictions) -> np.ndarray:
     truth = np.eye(CLASSES)[predictions.labels]
-    return np.sum((predictions.probabilities - truth) ** 2, axis=1, keepdims=True)
+    return np.sum((predictions.probabilities - truth) ** 2, axis=1)
 
 
-def _cells(predictions: Predictions) -> np.ndarray:
-    """float64 (N, 49), one at the cell of the confusion matrix to which the face belongs."""
-    return np.eye(CLASSES**2)[predictions.labels * CLASSES + predictions.decisions]
+def macro_f1(matrix: np.ndarray) -> np.ndarray:
+    """Macro F1 (...) from confusion matrices (..., 7, 7), also of weighted faces.
+
+    A class that neither occurs nor is predicted does not count, as in scikit-learn. NaN where no
+    class is left.
+    """
+    f1 = scores_by_class(matrix)[2]
+    known = ~np.isnan(f1)
+    count = known.sum(-1)
+    total = np.where(known, f1, 0.0).sum(-1)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
-def _macro_f1(means: np.ndarray) -> np.ndarray:
-    matrix = means.reshape(*means.shape[:-1], CLASSES, CLASSES)
-    return _scores_by_class(matrix)[2].mean(-1)
+def _macro_f1_by_face(predictions: Predictions) -> np.ndarray:
+    """The pseudo-values of the jackknife: without a face only its cell of the matrix changes."""
+    matrix = confusion_matrix(predictions)
+    faces = len(predictions.labels)
+    cells = np.arange(CLASSES**2)
+    without = np.repeat(matrix.reshape(1, -1), CLASSES**2, axis=0)
+    without[cells, cells] = np.maximum(without[cells, cells] - 1, 0)
+    values = macro_f1(without.reshape(-1, CLASSES, CLASSES))
+    pseudo = faces * macro_f1(matrix) - (faces - 1) * np.nan_to_num(values)
+    return pseudo[predictions.labels * CLASSES + predictions.decisions]
 
 
-def _scores_by_class(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Precision, recall and F1 (..., 7) from confusion matrices (..., 7, 7); 0 where 0/0."""
+def faces_of_a_macro_mean(labels: np.ndarray) -> float:
+    """How many faces of equally frequent classes give a mean over the classes the same variance.
+
+    Of a class with n faces a share has a variance proportional to 1/n, so that the mean over C
+    classes has that of C^2 / sum(1/n) faces.
+    """
+    counts = np.bincount(labels)
+    counts = counts[counts > 0]
+    return float(len(counts) ** 2 / (1 / counts).sum())
+
+
+def scores_by_class(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Precision, recall and F1 (..., 7) from confusion matrices (..., 7, 7); NaN where 0/0."""
     hits = np.diagonal(matrix, axis1=-2, axis2=-1)
     actual, predicted = matrix.sum(-1), matrix.sum(-2)
 
     def share(of: np.ndarray) -> np.ndarray:
-        return np.divide(hits, of, out=np.zeros_like(hits, dtype=np.float64), where=of > 0)
+        return np.divide(hits, of, out=np.full(hits.shape, np.nan), where=of > 0)
 
     return share(predicted), share(actual), share((actual + predicted) / 2)
 
 
-def _gaps(predictions: Predictions) -> np.ndarray:
-    """float64 (N, BINS), confidence minus correctness, at the bin of the confidence."""
+def _bins(confidence: np.ndarray) -> np.ndarray:
+    """The bin of each confidence, as an index: as many faces in each as ties allow."""
+    count = max(1, min(BINS, len(confidence) // FACES_IN_A_BIN))
+    edges = np.quantile(confidence, np.arange(1, count) / count, method="inverted_cdf")
+    _, where = np.unique(np.searchsorted(edges, confidence), return_inverse=True)
+    return where
+
+
+def _squares(faces: np.ndarray, sums: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """`Squares` but for its first field (..., 3), from sums over each bin (..., bins)."""
+    several = faces > 1  # of a single face nothing says how much of its gap is chance
+    faces = np.where(several, faces, 2)
+    total = np.where(several, sums**2 / faces, 0.0)
+    noise = np.where(several, np.maximum(squares - sums**2 / faces, 0.0) / (faces - 1), 0.0)
+    return np.stack([total.sum(-1), noise.sum(-1), (noise**2).sum(-1)], axis=-1)
+
+
+def calibration_squares(predictions: Predictions) -> Squares:
+    """What the calibration error of these predictions is estimated from.
+
+    The gaps are confidence minus correctness, in bins of confidence.
+    """
     confidence = predictions.probabilities.max(-1).astype(np.float64)
     gap = confidence - predictions.correct
-    return np.eye(BINS)[_bin(confidence)] * gap[:, None]
+    where = _bins(confidence)
+    faces, sums, squares = (
+        np.bincount(where, weights) for weights in (np.ones_like(gap), gap, gap**2)
+    )
+    return Squares(len(gap), *_squares(faces, sums, squares).tolist())
 
 
-def _bin(confidence: np.ndarray) -> np.ndarray:
-    """The bin (i / BINS, (i + 1) / BINS] of each confidence, as an index."""
-    return np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+def _calibration_error(predictions: Predictions) -> float:
+    return float(np.sqrt(max(calibration_squares(predictions).square, 0.0)))
+
+
+def calibrated_below(
+    predictions: Predictions, draws: int = CALIBRATED_DRAWS, seed: int = 0
+) -> float:
+    """The calibration error below which a perfectly calibrated network stays in 95% of cases.
+
+    Whether each decision is right is drawn anew with its confidence as the probability.
+
+    Args:
+        predictions: whose confidences are used.
+        draws: how often.
+        seed: of the draws.
+    """
+    confidence = predictions.probabilities.max(-1).astype(np.float64)
+    where = _bins(confidence)
+    membership = np.eye(where.max() + 1, dtype=np.float32)[where]
+    weights = np.concatenate([membership, membership * confidence[:, None].astype(np.float32)], 1)
+    faces, of_confidence, of_squares = (
+        np.bincount(where, x) for x in (np.ones_like(confidence), confidence, confidence**2)
+    )
+    random = np.random.default_rng(seed)
+    found = []
+    for begin in range(0, draws, 250):
+        shape = (min(250, draws - begin), len(confidence))
+        right = (random.random(shape, dtype=np.float32) < confidence).astype(np.float32)
+        correct, both = np.split(right @ weights, 2, axis=1)
+        # With y either 0 or 1, (c - y)^2 is c^2 - 2cy + y.
+        found.append(_squares(faces, of_confidence - correct, of_squares - 2.0 * both + correct))
+    total, noise, _ = np.concatenate(found).T
+    squares = np.quantile((total - noise) / len(confidence), LEVEL)
+    return float(np.sqrt(max(squares, 0.0)))
 
 
 METRICS = {
-    "accuracy": Metric("accuracy", _correct, _single, percent=True, higher_is_better=True),
-    "macro_f1": Metric("macro F1", _cells, _macro_f1, percent=True, higher_is_better=True),
+    "accuracy": Metric(
+        "accuracy", _mean_of(_correct), _correct, percent=True, higher_is_better=True
+    ),
+    "macro_f1": Metric(
+        "macro F1",
+        lambda predictions: float(macro_f1(confusion_matrix(predictions))),
+        _macro_f1_by_face,
+        percent=True,
+        higher_is_better=True,
+    ),
     "log_loss": Metric(
-        "log-loss", _negative_log, _single, percent=False, higher_is_better=False, highest=np.inf
+        "log-loss",
+        _mean_of(_negative_log),
+        _negative_log,
+        percent=False,
+        higher_is_better=False,
+        highest=np.inf,
     ),
     "brier": Metric(
-        "Brier score", _squared_error, _single, percent=False, higher_is_better=False, highest=2.0
+        "Brier score",
+        _mean_of(_squared_error),
+        _squared_error,
+        percent=False,
+        higher_is_better=False,
+        highest=2.0,
     ),
     "calibration_error": Metric(
-        "calibration error",
-        _gaps,
-        lambda means: np.abs(means).sum(-1),
-        percent=True,
-        higher_is_better=False,
+        "calibration error", _calibration_error, None, percent=True, higher_is_better=False
     ),
 }
 """By name.
 
 accuracy: share of faces whose most probable class is their label.
 macro_f1: unweighted mean over the classes of the harmonic mean of precision and recall; a class
-    that neither occurs nor is predicted counts as 0, as in scikit-learn by default.
+    that neither occurs nor is predicted does not count, as in scikit-learn.
 log_loss: mean cross-entropy in nats, without class weights.
 brier: mean over the faces of the squared distance between probabilities and truth, summed over the
     classes: 0 to 2 (Brier, 1950).
-calibration_error: expected calibration error (Guo et al., 2017, arXiv:1706.04599, equation 3), of
-    the most probable class, in 15 equally wide bins.
+calibration_error: root of the mean square difference between confidence and accuracy of the most
+    probable class, in 15 bins of confidence with equally many faces, without the bias that chance
+    gives such a square (the debiased estimator of Kumar, Liang and Ma, 2019, arXiv:1909.10155); 0
+    where the unbiased square is negative.
 """
 
 
@@ -251,22 +353,26 @@ def confusion_matrix(predictions: Predictions) -> np.ndarray:
     return np.bincount(pairs, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
 
 
-def by_class(predictions: Predictions) -> dict[str, list[float]]:
-    """`precision`, `recall` and `f1` of each class; 0 where there is nothing to divide by."""
-    scores = _scores_by_class(confusion_matrix(predictions))
-    return {name: x.tolist() for name, x in zip(("precision", "recall", "f1"), scores, strict=True)}
+def by_class(predictions: Predictions) -> dict[str, np.ndarray]:
+    """`precision`, `recall` and `f1` of each class, float64 (7,).
+
+    NaN where there is nothing to divide by: recall of a class without faces, precision of a class
+    that is never predicted, F1 of a class that is neither.
+    """
+    scores = scores_by_class(confusion_matrix(predictions))
+    return dict(zip(("precision", "recall", "f1"), scores, strict=True))
 
 
 class Reliability(NamedTuple):
-    """Confidence and accuracy, in bins of confidence.
+    """Confidence and accuracy, in bins of confidence with equally many decisions.
 
     Attributes:
-        faces: int64 (BINS,), how many are in the bin.
-        confidence: float64 (BINS,), mean probability of the decision, NaN in an empty bin.
-        accuracy: float64 (BINS,), share of right decisions, NaN in an empty bin.
+        decisions: int64 (bins,), how many are in the bin.
+        confidence: float64 (bins,), mean probability of the decisions.
+        accuracy: float64 (bins,), share of right decisions.
     """
 
-    faces: np.ndarray
+    decisions: np.ndarray
     confidence: np.ndarray
     accuracy: np.ndarray
 
@@ -274,8 +380,7 @@ class Reliability(NamedTuple):
 def reliability(predictions: Predictions) -> Reliability:
     """The reliability curve of the most probable class."""
     confidence = predictions.probabilities.max(-1).astype(np.float64)
-    where = _bin(confidence)
-    count = np.bincount(where, minlength=BINS)
-    sums = [np.bincount(where, x, minlength=BINS) for x in (confidence, predictions.correct)]
-    with np.errstate(invalid="ignore"):
-        return Reliability(count, *(x / count for x in sums))
+    where = _bins(confidence)
+    count = np.bincount(where)
+    sums = (np.bincount(where, x) for x in (confidence, predictions.correct))
+    return Reliability(count, *(x / count for x in sums))

@@ -100,35 +100,6 @@ def _architectures(run: Run) -> dict[str, str]:
     return figures.draw(run.directory / "figures", jobs, keep=True)
 
 
-def headline(run: Run, assessment: Mapping[str, Any]) -> str:
-    """The result of a run in one or two sentences."""
-    networks, titles = assessment["networks"], run.titles
-    best = max(networks, key=lambda name: networks[name]["accuracy"]["mean"])
-    accuracy = networks[best]["accuracy"]
-    where = f"on the {assessment['faces']:,} {run.assessed} faces"
-    value = f"{table.points(accuracy['mean'])}%, 95% interval {table.interval(accuracy['interval'])}"
-    seeds = len(run.seeds)
-    over = (
-        f"over {seeds} seeds and the choice of faces."
-        if seeds > 1
-        else "over the choice of faces. There is one seed: how much another would change this, the "
-        "run cannot tell."
-    )
-    if len(networks) == 1:
-        return f"{titles[best]} has an accuracy of {value} {where}, {over}"
-    level = [
-        titles[pair["worse"]]
-        for pair in assessment["pairs"]
-        if pair["better"] == best and not pair["shown"]
-    ]
-    if not level:
-        return f"{titles[best]} has the highest accuracy {where}: {value}, {over}"
-    return (
-        f"{titles[best]} has {value} {where}, {over} {captions.join(level)} "
-        f"{'is' if len(level) == 1 else 'are'} not shown to be worse."
-    )
-
-
 def notes(run: Run, assessment: Mapping[str, Any]) -> list[str]:
     """What changes the meaning of a run's numbers, one sentence or two each."""
     found = []
@@ -149,11 +120,11 @@ def notes(run: Run, assessment: Mapping[str, Any]) -> list[str]:
         )
     if none := [EMOTIONS[i] for i, n in enumerate(counts) if not n]:
         found.append(f"No {run.assessed} face shows {' or '.join(none)}.")
-    if copied := assessment["copied"]:
-        share = table.points(copied / assessment["faces"])
+    if duplicates := assessment["duplicates"]:
+        share = table.points(duplicates / assessment["faces"])
         found.append(
-            f"{copied:,} of the {assessment['faces']:,} {run.assessed} faces ({share}%) are pixel "
-            "by pixel the same as a training face."
+            f"{duplicates:,} of the {assessment['faces']:,} {run.assessed} faces ({share}%) are "
+            "pixel by pixel the same as a training face."
         )
     found.append(
         f"All networks were trained on one split ({run.config['data']['split']!r}). How much the "
@@ -163,9 +134,7 @@ def notes(run: Run, assessment: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _sections(
-    run: Run, assessment: Mapping[str, Any], failed: Mapping[str, str]
-) -> list[Section]:
+def _sections(run: Run, assessment: Mapping[str, Any], failed: Mapping[str, str]) -> list[Section]:
     titles, names = run.titles, list(run.networks)
 
     def embedded(*wanted: Figure) -> list[dict[str, Any]]:
@@ -174,11 +143,11 @@ def _sections(
     def of_each(stem: str, description: str) -> list[Panel]:
         return [Panel(f"{stem}_{n}", description.format(titles[n])) for n in names]
 
-    copies = table.copies(run, assessment)
+    duplicates = table.duplicates(run, assessment)
     sections = [
         Section(
             "In short",
-            [headline(run, assessment)],
+            [assessment["headline"]],
             notes(run, assessment),
             embedded(
                 Figure(
@@ -192,14 +161,14 @@ def _sections(
             [table.merits(run, assessment), table.table_2(run)],
         )
     ]
-    if assessment["pairs"] or copies:
+    if assessment["pairs"] or duplicates:
         sections.append(
             Section(
                 "Comparisons",
                 assessment["sentences"],
                 tables=[
                     *([table.differences(run, assessment)] if assessment["pairs"] else []),
-                    *([copies] if copies else []),
+                    *([duplicates] if duplicates else []),
                 ],
             )
         )
@@ -373,9 +342,7 @@ def _settings(run: Run) -> list[Table]:
     ]
 
 
-def embed(
-    run: Run, wanted: Sequence[Figure], failed: Mapping[str, str]
-) -> list[dict[str, Any]]:
+def embed(run: Run, wanted: Sequence[Figure], failed: Mapping[str, str]) -> list[dict[str, Any]]:
     """The figures that are there, or should be.
 
     Returns:

@@ -89,7 +89,7 @@ class Modalities(NamedTuple):
         decisions: int8 (N,), of the fusion.
         alone: by modality, int8 (N,): decisions of the part that reads only that one.
         shuffled: by modality, int8 (R, N): decisions of the fusion where that modality comes from
-            another face of the split, for R permutations.
+            another face of the split, for R permutations that leave none in its place.
     """
 
     rows: np.ndarray

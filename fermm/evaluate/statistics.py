@@ -1,26 +1,32 @@
-"""Intervals over seeds and over images, and paired tests; arrays in, numbers out.
+"""Intervals over seeds and faces, simultaneous comparisons, paired tests; arrays in, numbers out.
 
-A figure of merit is uncertain for two reasons that `config.seeds` and the test faces let one see:
-another seed would have trained another network, and other faces would have been tested. What the
-choice of the split adds is seen by neither: `config.split_seeds` repeats the run for that.
+A metric is uncertain for two reasons that `config.seeds` and the test faces let one see: another
+seed would have trained another network, and other faces would have been tested. What the choice of
+the split adds is seen by neither: `config.split_seeds` repeats the run for that.
+
+Everything here starts from a table (seeds, faces) whose mean is the metric: for a mean over faces
+the values themselves, for any other smooth function the pseudo-values of its jackknife (Efron and
+Stein, 1981, doi:10.1214/aos/1176345462). Nothing is resampled for an interval, so that its ends
+have no noise of their own. docs/statistics.md defines every interval and gives its coverage.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 LEVEL = 0.95
-RESAMPLES = 2000
+DRAWS = 200_000  # of the largest of correlated normal deviates, for simultaneous intervals
 
 Interval = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A figure of merit over seeds, or its difference between two networks.
+    """A metric over seeds, or its difference between two networks.
 
     Attributes:
         seeds: its value for each seed.
@@ -28,86 +34,429 @@ class Estimate:
         sd: standard deviation over the seeds (ddof 1), None for a single seed.
         over_seeds: 95% interval of the mean by Student's t, the faces as they are; None for a
             single seed.
-        over_images: 95% bootstrap interval over the faces, the trained networks as they are.
-        interval: 95% bootstrap interval over seeds and faces together; for a single seed that over
-            faces.
+        over_faces: 95% interval of the mean over the choice of faces, the trained networks as they
+            are.
+        interval: 95% interval over seeds and faces together; for a single seed that over faces.
     """
 
     seeds: list[float]
     mean: float
     sd: float | None
     over_seeds: Interval | None
-    over_images: Interval
+    over_faces: Interval
     interval: Interval
 
 
-def resample(count: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """How often each of `count` faces is drawn: float64 (resamples, count), rows sum to `count`.
+class Spread(NamedTuple):
+    """A mean over seeds and faces, and the variances of that mean.
 
-    One such array serves all networks of a run, so that their comparison is paired.
+    Attributes:
+        mean: the mean.
+        seeds: how many there are.
+        by_seeds: variance of the mean, the faces as they are; 0 for a single seed.
+        by_faces: variance of the mean that the choice of faces makes, the networks as they are.
+        between: variance of the mean that the seeds make beyond what `by_faces` holds already; 0
+            for a single seed.
     """
-    random = np.random.default_rng(seed)
-    draws = random.integers(count, size=(resamples, count))
-    return np.stack([np.bincount(row, minlength=count) for row in draws]).astype(np.float64)
+
+    mean: float
+    seeds: int
+    by_seeds: float
+    by_faces: float
+    between: float
 
 
-def estimate(
-    samples: np.ndarray,
-    weights: np.ndarray,
-    statistic: Callable[[np.ndarray], np.ndarray] = lambda means: means[..., 0],
-    bounds: Interval = (-np.inf, np.inf),
-    seed: int = 0,
-) -> Estimate:
-    """A statistic that is a function of means over faces, with its intervals.
+def spread(table: np.ndarray, values: np.ndarray | None = None) -> Spread:
+    """The two components of variance of a table whose rows and columns are both drawn at random.
 
-    The bootstrap over faces draws the same faces for all seeds and takes the mean over the seeds.
-    That over both adds to each draw what a draw of the seeds changes. A plain bootstrap of few
-    seeds is too narrow; what it changes is widened as in Hesterberg, 2015,
-    doi:10.1080/00031305.2015.1089789, section 3.4: by sqrt(S/(S-1)), and by the ratio of Student's
-    quantile to the normal one.
+    With a_s the effect of a seed, b_n that of a face and e_sn that of both together, the mean has
+    the variance var(a)/S + var(b)/N + var(e)/(SN). The variance of the column means holds the
+    second and third term, that of the row means the first and third; the third is taken out of the
+    latter by the mean square of the residuals (two-way analysis of variance, one value a cell).
 
     Args:
-        samples: float (S, N, K), for each seed and face what is averaged.
-        weights: float (B, N), from `resample`.
-        statistic: means, float (..., K), to values (...). By default the mean of samples with K=1.
-        bounds: within which the statistic lies; intervals end there.
-        seed: of the draws of seeds.
+        table: float (S, N), N at least 2.
+        values: float (S,), the metric for each seed; by default the means of the rows.
     """
-    count, faces, _ = samples.shape
-    values = statistic(samples.mean(1))
-    means = np.mean([statistic(weights @ one / faces) for one in samples], axis=0)  # (B,)
-    over_images = _percentiles(means, bounds)
+    count, faces = table.shape
+    values = table.mean(1) if values is None else values
+    by_face = table.mean(0)
+    by_faces = float(by_face.var(ddof=1)) / faces
     if count == 1:
-        return Estimate(values.tolist(), float(values[0]), None, None, over_images, over_images)
-    draws = np.random.default_rng(seed).integers(count, size=(len(weights), count))
-    widening = np.sqrt(count / (count - 1)) * _student(count) / stats.norm.ppf((1 + LEVEL) / 2)
-    deviations = widening * (values[draws].mean(1) - values.mean())
-    low, high = np.clip(t_interval(values), *bounds)
-    return Estimate(
-        values.tolist(),
-        float(values.mean()),
-        float(values.std(ddof=1)),
-        (float(low), float(high)),
-        over_images,
-        _percentiles(means + deviations, bounds),
+        return Spread(float(values[0]), 1, 0.0, by_faces, 0.0)
+    by_seeds = float(values.var(ddof=1)) / count
+    residuals = table - by_face - table.mean(1, keepdims=True) + table.mean()
+    interaction = float((residuals**2).sum()) / ((count - 1) * (faces - 1)) / (count * faces)
+    between = max(by_seeds - interaction, 0.0)
+    return Spread(float(values.mean()), count, by_seeds, by_faces, between)
+
+
+class Confidence(NamedTuple):
+    """How sure an interval is to be.
+
+    Attributes:
+        z: two-sided quantile of the normal distribution, for the part that faces make.
+        seeds: two-sided error rate, for the part that seeds make.
+    """
+
+    z: float
+    seeds: float
+
+    @property
+    def faces(self) -> float:
+        """Two-sided error rate for the part that faces make."""
+        return float(2 * stats.norm.sf(self.z))
+
+
+POINTWISE = Confidence(float(stats.norm.ppf((1 + LEVEL) / 2)), 1 - LEVEL)
+
+Ends = Callable[[Confidence], Interval]
+"""From a confidence to both ends over the choice of faces."""
+
+
+def share_ends(mean: float, variance: float, faces: float) -> Ends:
+    """Wilson's interval of a share (Wilson, 1927, doi:10.1080/01621459.1927.10502953).
+
+    It contains more than one point where the share is 0 or 1 too. Where the variance is not that of
+    a single share (a mean over seeds, a share weighted by class), it stands in its place, as in
+    surveys with a design effect.
+
+    Args:
+        mean: of the share.
+        variance: of `mean`, over the choice of faces.
+        faces: how many there are; for weighted faces the number of faces of equal weight that
+            would give the same variance.
+    """
+
+    def ends(confidence: Confidence) -> Interval:
+        square = confidence.z**2
+        middle = (faces * mean + square / 2) / (faces + square)
+        margin = confidence.z * np.sqrt(faces**2 * variance + square / 4) / (faces + square)
+        return middle - margin, middle + margin
+
+    return ends
+
+
+def value_ends(mean: float, variance: float, faces: int) -> Ends:
+    """Student's interval of a mean over faces."""
+
+    def ends(confidence: Confidence) -> Interval:
+        margin = _student(confidence.faces, faces - 1) * np.sqrt(variance)
+        return mean - margin, mean + margin
+
+    return ends
+
+
+def difference_ends(table: np.ndarray, variance: float, *, exact: bool) -> Ends:
+    """The interval of a difference of two shares of the same faces.
+
+    Wald's with half a face added to each of the four cells (Agresti and Min, 2005,
+    doi:10.1002/sim.1781). With `exact`, it is widened to hold that of Clopper and Pearson (1934)
+    for the share of the faces that only one network recognises which the first does: so it lies
+    above 0 only where McNemar's exact test is below the same error rate. For a mean over
+    seeds the counts are divided by the variance's ratio to that of a single network.
+
+    Args:
+        table: float (S, N), first minus second, from -1 to 1.
+        variance: of its mean, over the choice of faces.
+        exact: whether it is widened so.
+    """
+    count, faces = table.shape
+    mean = float(table.mean())
+    more = float(np.maximum(table, 0).sum()) / count
+    less = float(np.maximum(-table, 0).sum()) / count
+    discordant = more + less
+    single = discordant - (more - less) ** 2 / faces
+    ratio = float(np.clip(faces**2 * variance / single, 1 / count, 1)) if single > 0 else 1.0
+
+    def ends(confidence: Confidence) -> Interval:
+        middle = faces * mean / (faces + 2)
+        squares = faces**2 * variance + 1 + 2 * faces / (faces + 2) * mean**2
+        margin = confidence.z * np.sqrt(squares) / (faces + 2)
+        low, high = middle - margin, middle + margin
+        if not exact or not discordant:
+            return low, high
+        tail = confidence.faces / 2
+        first, second = more / ratio, less / ratio
+        lowest = stats.beta.ppf(tail, first, second + 1) if first else 0.0
+        highest = stats.beta.isf(tail, first + 1, second) if second else 1.0
+        of_faces = discordant / faces
+        return min(low, (2 * lowest - 1) * of_faces), max(high, (2 * highest - 1) * of_faces)
+
+    return ends
+
+
+def over_both(found: Spread, ends: Ends, confidence: Confidence = POINTWISE) -> tuple[float, float]:
+    """The ends of the interval over seeds and faces.
+
+    The margins of the two parts are added as squares, that of the seeds by Student's quantile for
+    S-1 degrees of freedom: of Gaussian means with such margins the coverage is at least the nominal
+    one whatever the ratio of the variances is (Banerjee, 1960, Sankhya 22, 357-366). One common
+    quantile for a sum of variances, as Satterthwaite's, is too narrow for two or three seeds.
+    """
+    low, high = ends(confidence)
+    if not found.between:
+        return low, high
+    of_seeds = _student(confidence.seeds, found.seeds - 1) * np.sqrt(found.between)
+    return (
+        found.mean - np.hypot(found.mean - low, of_seeds),
+        found.mean + np.hypot(high - found.mean, of_seeds),
     )
 
 
-def t_interval(values: Sequence[float] | np.ndarray) -> Interval:
-    """95% interval of the mean of at least two values, by Student's t."""
+def summarise(
+    values: np.ndarray, found: Spread, ends: Ends, bounds: Interval = (-np.inf, np.inf)
+) -> Estimate:
+    """The `Estimate` of what was found.
+
+    Args:
+        values: float (S,), for each seed.
+        found: the mean and its variances.
+        ends: of the interval over faces.
+        bounds: between which the metric lies; intervals end there.
+    """
+
+    def clip(interval: Interval) -> Interval:
+        low, high = np.clip(interval, *bounds)
+        return float(low), float(high)
+
+    several = found.seeds > 1
+    return Estimate(
+        values.tolist(),
+        found.mean,
+        float(values.std(ddof=1)) if several else None,
+        clip(t_interval(values)) if several else None,
+        clip(ends(POINTWISE)),
+        clip(over_both(found, ends)),
+    )
+
+
+def estimate_share(
+    table: np.ndarray, values: np.ndarray | None = None, faces: float | None = None
+) -> Estimate:
+    """A share of faces, or a metric from 0 to 1 that behaves like one.
+
+    Args:
+        table: float (S, N), see `spread`.
+        values: float (S,), see `spread`.
+        faces: see `share_ends`; by default N.
+    """
+    found = spread(table, values)
+    ends = share_ends(found.mean, found.by_faces, table.shape[1] if faces is None else faces)
+    return summarise(table.mean(1) if values is None else values, found, ends, (0.0, 1.0))
+
+
+def estimate_value(table: np.ndarray, bounds: Interval = (-np.inf, np.inf)) -> Estimate:
+    """A mean over faces of anything.
+
+    Args:
+        table: float (S, N), see `spread`.
+        bounds: between which the mean lies.
+    """
+    found = spread(table)
+    ends = value_ends(found.mean, found.by_faces, table.shape[1])
+    return summarise(table.mean(1), found, ends, bounds)
+
+
+def estimate_difference(table: np.ndarray, *, exact: bool = True) -> Estimate:
+    """A difference of two shares of the same faces.
+
+    Args:
+        table: float (S, N), first minus second, from -1 to 1.
+        exact: see `difference_ends`.
+    """
+    found = spread(table)
+    ends = difference_ends(table, found.by_faces, exact=exact)
+    return summarise(table.mean(1), found, ends, (-1.0, 1.0))
+
+
+def estimate_gap(first: np.ndarray, second: np.ndarray) -> Estimate:
+    """A difference of two shares of different faces, of the same networks.
+
+    Over faces by the intervals of both shares (Newcombe, 1998,
+    doi:10.1002/(SICI)1097-0258(19980430)17:8<873::AID-SIM779>3.0.CO;2-I).
+
+    Args:
+        first: float (S, N).
+        second: float (S, M), subtracted.
+    """
+    one, other = spread(first), spread(second)
+    values = first.mean(1) - second.mean(1)
+    count = len(values)
+    by_seeds = float(values.var(ddof=1)) / count if count > 1 else 0.0
+    interaction = sum(x.by_seeds - x.between for x in (one, other))
+    found = Spread(
+        one.mean - other.mean,
+        count,
+        by_seeds,
+        one.by_faces + other.by_faces,
+        max(by_seeds - interaction, 0.0),
+    )
+    both = [share_ends(s.mean, s.by_faces, t.shape[1]) for s, t in ((one, first), (other, second))]
+
+    def ends(confidence: Confidence) -> Interval:
+        (low, high), (other_low, other_high) = (each(confidence) for each in both)
+        return (
+            found.mean - float(np.hypot(one.mean - low, other_high - other.mean)),
+            found.mean + float(np.hypot(high - one.mean, other.mean - other_low)),
+        )
+
+    return summarise(values, found, ends, (-1.0, 1.0))
+
+
+class Compared(NamedTuple):
+    """One of several differences that are looked at together.
+
+    Attributes:
+        estimate: the difference, and intervals that hold for it alone.
+        simultaneous: interval over seeds and faces; with 95% confidence all of them hold at once.
+        p: the smallest error rate at which its simultaneous interval would not contain 0, so that
+            it is below 0.05 exactly where `simultaneous` does not contain 0.
+    """
+
+    estimate: Estimate
+    simultaneous: Interval
+    p: float
+
+    @property
+    def shown(self) -> bool:
+        """Whether the difference is shown not to be 0."""
+        return self.p < 1 - LEVEL
+
+
+class Family:
+    """Several differences of shares that are looked at together, and what corrects for that.
+
+    The part of an interval that faces make has the quantile of the largest of all deviates |t|,
+    which are as correlated as the differences are over the faces (max-t: Hothorn, Bretz and
+    Westfall, 2008, doi:10.1002/bimj.200810425); it is found by `DRAWS` draws of normal deviates,
+    which are what shared resampling weights give for many faces. The part that seeds make, of which
+    too few are there to know a correlation, has Student's quantile corrected by Bonferroni.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[np.ndarray],
+        faces: Sequence[Hashable] | None = None,
+        draws: int = DRAWS,
+        seed: int = 0,
+    ) -> None:
+        """Looks at the differences.
+
+        Args:
+            tables: of each, float (S, N), first minus second, from -1 to 1.
+            faces: of each, which faces these are; those of different ones are independent. By
+                default all are the same.
+            draws: how many normal deviates of each.
+            seed: of these draws.
+        """
+        self._tables = list(tables)
+        of = [None] * len(self._tables) if faces is None else list(faces)
+        random = np.random.default_rng(seed)
+        largest = np.zeros(draws)
+        self._count = 0  # of differences that are not the same, and not always 0
+        for group in dict.fromkeys(of):
+            own = [t.mean(0) for t, g in zip(self._tables, of, strict=True) if g == group]
+            own = list({x.tobytes(): x for x in own if np.ptp(x) > 0}.values())
+            self._count += len(own)
+            if not own:
+                continue
+            deviations = np.stack([(x - x.mean()) / x.std() for x in own])
+            correlation = deviations @ deviations.T / deviations.shape[1]
+            values, vectors = np.linalg.eigh(correlation)
+            root = vectors * np.sqrt(np.maximum(values, 0))
+            for begin in range(0, draws, 10_000):
+                block = random.standard_normal((min(10_000, draws - begin), len(own))) @ root.T
+                part = largest[begin : begin + len(block)]
+                np.maximum(part, np.abs(block).max(1), out=part)
+        self._count = max(self._count, 1)
+        if not largest.any():
+            largest = np.abs(random.standard_normal(draws))
+        self._largest = np.sort(largest)
+        # Beyond the draws, where Bonferroni's bound is nearly reached, the tail is taken to fall
+        # as it does.
+        self._furthest = float(self._largest[-100])
+        ratio = 100 / draws / self._bonferroni(self._furthest)
+        self._beyond = min(1.0, ratio)
+        self.confidence = self._confidence(float(np.quantile(self._largest, LEVEL)))
+
+    def _bonferroni(self, z: float) -> float:
+        return float(2 * self._count * stats.norm.sf(z))
+
+    def corrected(self, p: float) -> float:
+        """A p-value of one of the differences, corrected for their number by the same draws."""
+        return self._error_rate(float(stats.norm.isf(p / 2)))
+
+    def _error_rate(self, z: float) -> float:
+        """How often the largest |t| is at least z."""
+        if z > self._furthest:
+            return self._beyond * self._bonferroni(z)
+        below = int(np.searchsorted(self._largest, z))
+        return (len(self._largest) - below) / len(self._largest)
+
+    def _confidence(self, z: float) -> Confidence:
+        return Confidence(z, self._error_rate(z) / self._count)
+
+    @functools.cached_property
+    def compared(self) -> list[Compared]:
+        """The differences, in order."""
+        return [self._compare(table) for table in self._tables]
+
+    def _compare(self, table: np.ndarray) -> Compared:
+        found = spread(table)
+        ends = difference_ends(table, found.by_faces, exact=True)
+        low, high = np.clip(over_both(found, ends, self.confidence), -1.0, 1.0)
+
+        def nearest(z: float) -> float:
+            """The distance of 0 from the interval, negative within."""
+            low, high = over_both(found, ends, self._confidence(z))
+            return low if found.mean > 0 else -high
+
+        p = 1.0
+        if found.mean and nearest(1e-6) > 0:
+            furthest = 38.0  # beyond which the normal distribution has no more double precision
+            p = 0.0
+            if nearest(furthest) <= 0:
+                # At the nearest point still shown, so that p and the interval agree.
+                z = optimize.bisect(nearest, 1e-6, furthest, xtol=1e-9)
+                p = self._error_rate(z)
+        # The interval was asked at one quantile, p is a step function: the interval decides.
+        if (low > 0 or high < 0) != (p < 1 - LEVEL):
+            p = np.nextafter(1 - LEVEL, 0) if low > 0 or high < 0 else 1 - LEVEL
+        summary = summarise(table.mean(1), found, ends, (-1.0, 1.0))
+        return Compared(summary, (float(low), float(high)), float(p))
+
+
+def t_interval(values: Sequence[float] | np.ndarray, error_rate: float = 1 - LEVEL) -> Interval:
+    """Student's interval of the mean of at least two independent values."""
+    return _about_mean(values, 1 / len(values), error_rate)
+
+
+def splits_interval(
+    values: Sequence[float] | np.ndarray, ratio: float, error_rate: float = 1 - LEVEL
+) -> Interval:
+    """The interval of the mean over random splits of the same faces, which overlap.
+
+    Student's, with the variance (1/J + test/train) s^2 in place of s^2/J for J splits (Nadeau and
+    Bengio, 2003, doi:10.1023/A:1024068626366, the "corrected resampled t-test").
+
+    Args:
+        values: of each split, at least two.
+        ratio: test faces for each training face.
+        error_rate: how often it may miss.
+    """
+    return _about_mean(values, 1 / len(values) + ratio, error_rate)
+
+
+def _about_mean(values: Sequence[float] | np.ndarray, factor: float, error_rate: float) -> Interval:
     mean = float(np.mean(values))
-    margin = _student(len(values)) * float(np.std(values, ddof=1)) / np.sqrt(len(values))
-    return mean - margin, mean + margin
+    deviation = float(np.std(values, ddof=1)) * np.sqrt(factor)
+    margin = _student(error_rate, len(values) - 1) * deviation
+    return float(mean - margin), float(mean + margin)
 
 
-def _student(count: int) -> float:
-    return float(stats.t.ppf((1 + LEVEL) / 2, count - 1))
-
-
-def _percentiles(replicates: np.ndarray, bounds: Interval) -> Interval:
-    ends = np.quantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    low, high = np.clip(ends, *bounds)
-    return float(low), float(high)
+def _student(error_rate: float, freedom: int) -> float:
+    return float(stats.t.isf(error_rate / 2, freedom))
 
 
 class McNemar(NamedTuple):
@@ -137,10 +486,81 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
     return McNemar(only_first, only_second, p)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number by Holm's step-down method (Holm, 1979), in order."""
-    order = np.argsort(p_values)
-    ranked = np.asarray(p_values, float)[order] * np.arange(len(p_values), 0, -1)
-    adjusted = np.empty(len(p_values))
-    adjusted[order] = np.minimum(np.maximum.accumulate(ranked), 1)
-    return adjusted.tolist()
+class Squares(NamedTuple):
+    """What the calibration error of one network is estimated from.
+
+    Attributes:
+        faces: how many there are.
+        total: sum over the bins of the faces times the square of their mean gap.
+        noise: what of it is chance: the sum over the bins of the variance of the gaps.
+        noise_squares: the sum of the squares of these variances.
+    """
+
+    faces: int
+    total: float
+    noise: float
+    noise_squares: float
+
+    @property
+    def square(self) -> float:
+        """The square of the calibration error without bias; chance can make it negative."""
+        return (self.total - self.noise) / self.faces
+
+
+def estimate_calibration(squares: Sequence[Squares]) -> Estimate:
+    """A calibration error, the root of a mean square over faces and seeds.
+
+    `mean` is the root of the mean of the squares over the seeds, 0 where chance makes it negative.
+    Over faces, the sum of squares is a weighted sum of noncentral chi-squared variables, of which
+    two moments are matched (Patnaik, 1949, doi:10.1093/biomet/36.1-2.202), and its noncentrality,
+    which is the error, has the interval that its distribution gives by inversion; the upper end is
+    taken relative to a perfectly calibrated network, so that it never is 0. Networks of several
+    seeds are tested on the same faces; that their chance deviations differ in part is not made use
+    of. The part of the seeds is added on the scale of the squares, see `over_both`.
+
+    Args:
+        squares: of each seed.
+    """
+    count, faces = len(squares), squares[0].faces
+    of_seeds = np.array([x.square for x in squares])
+    values = np.sqrt(np.maximum(of_seeds, 0))
+    square = float(of_seeds.mean())
+    by_seeds = float(of_seeds.var(ddof=1)) / count if count > 1 else 0.0
+    found = Spread(square, count, by_seeds, 0.0, by_seeds)
+    total, noise, noise_squares = np.mean([x[1:] for x in squares], axis=0)
+
+    def ends(confidence: Confidence) -> Interval:
+        return _noncentral(total, noise, noise_squares, confidence.faces / 2, faces)
+
+    def root(interval: Interval) -> Interval:
+        low, high = np.sqrt(np.clip(interval, 0, 1))
+        return float(low), float(high)
+
+    return Estimate(
+        values.tolist(),
+        float(np.sqrt(max(square, 0.0))),
+        float(values.std(ddof=1)) if count > 1 else None,
+        root(t_interval(of_seeds)) if count > 1 else None,
+        root(ends(POINTWISE)),
+        root(over_both(found, ends)),
+    )
+
+
+def _noncentral(
+    total: float, noise: float, noise_squares: float, tail: float, faces: int
+) -> Interval:
+    if not noise:
+        return total / faces, total / faces
+    scale, freedom = noise_squares / noise, noise**2 / noise_squares
+    found = total / scale
+
+    def below(noncentrality: float) -> float:
+        return float(stats.ncx2.cdf(found, freedom, noncentrality))
+
+    centre = float(stats.chi2.cdf(found, freedom))
+    furthest = (np.sqrt(found) + 10) ** 2 + 100
+    low = 0.0
+    if centre > 1 - tail:
+        low = optimize.brentq(lambda x: below(x) - (1 - tail), 0, furthest)
+    high = optimize.brentq(lambda x: below(x) - tail * max(centre, 1e-12), 0, furthest)
+    return low * scale / faces, high * scale / faces

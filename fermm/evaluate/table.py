@@ -11,6 +11,7 @@ from fermm.evaluate import paper
 from fermm.evaluate.metrics import METRICS
 from fermm.evaluate.run import Run
 
+
 class Table(NamedTuple):
     """A table; its first column names the rows.
 
@@ -121,6 +122,7 @@ def merits(run: Run, assessment: Mapping[str, Any]) -> Table:
     head = ["network"]
     for metric in METRICS.values():
         head.append(_upper(metric.title) + (" in %" if metric.percent else ""))
+    head.append("... if perfectly calibrated, below")
     rows = []
     for network, found in assessment["networks"].items():
         row = [run.titles[network]]
@@ -131,14 +133,20 @@ def merits(run: Run, assessment: Mapping[str, Any]) -> Table:
             if several:
                 value += f" ± {number(factor * of['sd'], digits)}"
             row.append(f"{value} ({interval(of['interval'], digits, factor)})")
-        rows.append(row)
+        rows.append([*row, points(found["calibration_error"]["calibrated_below"])])
     higher = " and ".join(m.title for m in METRICS.values() if m.higher_is_better)
     over = "seeds and faces" if several else "faces"
     return Table(
         f"All metrics on {run.assessed} data"
-        + (": mean ± standard deviation over seeds" if several else "")
+        + (
+            ": mean (of the calibration error the root mean square) ± standard deviation over "
+            f"{len(run.seeds)} seeds"
+            if several
+            else ""
+        )
         + f", in brackets the 95% interval over {over}. Higher is better for {higher}, lower for "
-        "the others.",
+        "the others. The last column is what the calibration error of a perfectly calibrated "
+        "network stays below in 95% of cases.",
         head,
         rows,
     )
@@ -149,66 +157,96 @@ def differences(run: Run, assessment: Mapping[str, Any]) -> Table:
     several = len(run.seeds) > 1
     titles = run.titles
     # The verdict first: on a telephone what stands last is out of sight.
-    head = ["networks", "verdict", "difference", "95% over faces"]
-    head += ["95% over seeds and faces"] * several
-    head += ["McNemar p, corrected", "seeds with p < 0.05"]
+    head = ["networks", "verdict", "difference", "95% at once for all", "p, corrected"]
+    head += ["seeds with McNemar's p < 0.05"] if several else ["McNemar's p", "discordant faces"]
     rows = []
     for pair in assessment["pairs"]:
-        p = sorted(test["p_holm"] for test in pair["mcnemar"])
+        tests = pair["mcnemar"]
         row = [f"{titles[pair['better']]} against {titles[pair['worse']]}"]
         row += ["better" if pair["shown"] else "not shown"]
-        row += [points(pair["difference"]["mean"]), interval(pair["difference"]["over_images"])]
-        row += [interval(pair["difference"]["interval"])] * several
-        row += [f"{_p(p[0])} to {_p(p[-1])}" if several else _p(p[0])]
-        row += [f"{sum(x < 0.05 for x in p)} of {len(p)}"]
+        row += [points(pair["difference"]["mean"]), interval(pair["simultaneous"])]
+        row += [p_value(pair["p"])]
+        if several:
+            row += [f"{sum(test['p_corrected'] < 0.05 for test in tests)} of {len(tests)}"]
+        else:
+            (test,) = tests
+            row += [p_value(test["p_corrected"])]
+            row += [f"{test['only_better']} against {test['only_worse']}"]
         rows.append(row)
+    over = "seeds and faces" if several else "faces"
     return Table(
-        f"Differences of accuracy on {run.assessed} data, in points, on the same faces. McNemar's "
-        "exact test for each seed, corrected over the pairs by Holm's method.",
+        f"Differences of accuracy on {run.assessed} data, in points, on the same faces. Intervals "
+        f"over {over} hold for all differences at once, and p is the error rate at which one would "
+        "end at 0; McNemar's exact test, "
+        + ("for each seed, " if several else "")
+        + "is corrected likewise.",
         head,
         rows,
     )
 
 
-def _p(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+def p_value(p: float) -> str:
+    """A p-value such that it is never rounded from one side of 0.05 to the other."""
+    if p < 0.001:
+        return f"{p:.0e}" if p >= 1e-15 else "< 1e-15"
+    text = f"{p:.3f}"
+    return text if (float(text) < 0.05) == (p < 0.05) else f"{p:.5f}"
 
 
-def copies(run: Run, assessment: Mapping[str, Any]) -> Table | None:
-    """Accuracy with and without faces that also stand in the training data; None if none does."""
+def duplicates(run: Run, assessment: Mapping[str, Any]) -> Table | None:
+    """Accuracy with and without faces that are also training faces; None if there are none."""
     rows = []
     for name, found in assessment["networks"].items():
-        without = found["accuracy_without_copies"]
+        without = found["accuracy_without_duplicates"]
+        weighted = found["accuracy_without_duplicates_same_shares"]
         if without is None:
             return None
-        rows.append(
-            [
-                run.titles[name],
-                points(found["accuracy"]["mean"]),
-                points(without["mean"]),
-                interval(without["interval"]),
-            ]
-        )
-    share = assessment["copied"] / assessment["faces"]
+        row = [run.titles[name], points(found["accuracy"]["mean"])]
+        for of in (without, weighted):
+            row += [points(of["mean"]), interval(of["interval"])]
+        rows.append(row)
+    share = assessment["duplicates"] / assessment["faces"]
     return Table(
-        f"Accuracy in percent with and without the {assessment['copied']} of the "
+        f"Accuracy in percent with and without the {assessment['duplicates']} of the "
         f"{assessment['faces']} {run.assessed} faces ({points(share)}%) that are pixel by pixel "
-        "the same as a training face.",
-        ["network", f"all {run.assessed} faces", "without copies", "95%"],
+        "the same as a training face; the last columns weight the emotions as they are in all "
+        f"{run.assessed} faces, for duplicates are more frequent in some.",
+        [
+            "network",
+            f"all {run.assessed} faces",
+            "without duplicates",
+            "95%",
+            "the same, emotions weighted as in all",
+            "95%",
+        ],
         rows,
     )
 
 
 def by_class(run: Run, assessment: Mapping[str, Any], score: str) -> Table:
-    """Precision, recall or F1 of each emotion."""
-    rows = [
-        [run.titles[name], *(points(x) for x in found["by_class"][score])]
-        for name, found in assessment["networks"].items()
-    ]
+    """Precision, recall or F1 of each emotion; a dash where there is nothing to divide by."""
+    rows = []
+    faces: list[int] = []
+    for name, found in assessment["networks"].items():
+        values = found["by_class"][score]
+        # Only recall is a share of a number of faces that is known before.
+        ends = found["by_class"]["recall_interval"] if score == "recall" else [None] * len(values)
+        faces = found["by_class"]["faces"]
+        rows.append([run.titles[name], *map(_with_interval, values, ends)])
     what = {"precision": "Precision", "recall": "Recall", "f1": "F1"}[score]
+    within = ", in brackets the 95% interval" if score == "recall" else ""
+    head = [f"{name} ({count})" for name, count in zip(EMOTIONS, faces, strict=True)]
     return Table(
-        f"{what} by emotion on {run.assessed} data, in percent.", ["network", *EMOTIONS], rows
+        f"{what} by emotion on {run.assessed} data in percent{within}; above, the number of faces.",
+        ["network", *head],
+        rows,
     )
+
+
+def _with_interval(value: float | None, ends: Sequence[float] | None) -> str:
+    if value is None:
+        return "\N{EN DASH}"
+    return points(value) if ends is None else f"{points(value)} ({interval(ends)})"
 
 
 def modalities(run: Run, assessment: Mapping[str, Any]) -> list[Table]:
@@ -229,9 +267,9 @@ def modalities(run: Run, assessment: Mapping[str, Any]) -> list[Table]:
             )
         tables.append(
             Table(
-                f"{run.titles[name]}: accuracy {points(found['fused']['mean'])}%; of an oracle that "
-                f"takes whichever member is right {points(found['either']['mean'])}%. In percent of "
-                f"the {run.assessed} faces; shuffled: the modality comes from another face.",
+                f"{run.titles[name]}: accuracy {points(found['fused']['mean'])}%; of an oracle "
+                f"that takes whichever member is right {points(found['either']['mean'])}%. In "
+                f"percent of the {run.assessed} faces; shuffled: the modality comes from another face.",
                 [
                     "modality",
                     "alone",
