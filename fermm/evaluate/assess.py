@@ -332,9 +332,9 @@ def _sentence(pair: Json, titles: Mapping[str, str], *, several: bool) -> str:
             return f"{better} is better than {worse} by {by} points, {within}."
         return f"{better} is not shown to be better than {worse}: {by} points, {within}."
     if pair["shown"]:
-        what = f"This {better} recognises more of these faces than this {worse}"
+        what = f"As trained here, {better} recognises more of these faces than {worse}"
     else:
-        what = f"This {better} is not shown to recognise more faces than this {worse}"
+        what = f"As trained here, {better} is not shown to recognise more faces than {worse}"
     return f"{what}: {by} points, {within}."
 
 

@@ -66,7 +66,7 @@ def validation(run: Run) -> str:
         loss = np.mean([[row["val_loss"] for row in t.history] for t in seeds], 0)
         last, lowest = len(loss), int(loss.argmin()) + 1
         parts.append(
-            f"{run.titles[name]} ends at {points(accuracy[-1])}%, its loss is lowest "
+            f"{run.titles[name]} ends at an accuracy of {points(accuracy[-1])}%, its loss is lowest "
             + (
                 f"in the last epoch ({last})"
                 if lowest == last
@@ -125,7 +125,7 @@ def confusion(run: Run, assessment: Mapping[str, Any]) -> str:
         + (", mean over the seeds." if len(run.seeds) > 1 else ".")
     )
     if parts:
-        text += f" Most often mistaken (95% interval): {', '.join(parts)}."
+        text += f" Most often mistaken of these faces (95% interval): {', '.join(parts)}."
     return text
 
 
@@ -213,11 +213,10 @@ def modalities(run: Run, assessment: Mapping[str, Any]) -> str:
     parts = []
     for name, found in assessment["fusions"].items():
         costs = [
-            f"{points(of['cost']['mean'])} points ({interval(of['cost']['interval'])}) with {part} "
-            "shuffled"
+            f"{part} {points(of['cost']['mean'])} points ({interval(of['cost']['interval'])})"
             for part, of in found["modalities"].items()
         ]
-        parts.append(f"{run.titles[name]} loses {join(costs)}")
+        parts.append(f"Shuffling costs {run.titles[name]}: {join(costs)}")
     return (
         "Accuracy of each fusion, of its members alone, and of the fusion with one modality "
         "shuffled, that is, taken from another face; and how many decisions that changes. "

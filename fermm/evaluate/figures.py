@@ -213,7 +213,7 @@ def forest(
             "linespacing": 1.05,
             "bbox": {"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.85},
         }
-        axes.annotate(_shorten(label, 24 if "\n" not in label else 34), (0, y), (0, 5), **words)
+        axes.annotate(_shorten(label, 27 if "\n" not in label else 34), (0, y), (0, 5), **words)
         axes.annotate(numbers, (1, y), (0, 5), ha="right", **words)
     axes.set_yticks([])
     axes.set_ylim(len(rows) - 0.6, -0.35 / height - 0.12)

@@ -376,6 +376,13 @@ def address(content: bytes, suffix: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
+def _lead(caption: str) -> tuple[str, str]:
+    """The first sentence of a caption, the number of the table with it, and the rest."""
+    found = re.match(r"(Table \d+\. )?.*?[.:](?=\s|$)", caption)
+    end = found.end() if found else len(caption)
+    return caption[:end], caption[end:]
+
+
 def render(name: str, sections: Sequence[Section]) -> str:
     """The HTML page.
 
@@ -387,5 +394,6 @@ def render(name: str, sections: Sequence[Section]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["anchor"] = lambda text: re.sub(r"\W+", "-", text.lower())
+    environment.filters["lead"] = _lead
     template = resources.files("fermm.evaluate").joinpath("report.html.jinja").read_text()
     return environment.from_string(template).render(name=name, sections=sections)

@@ -237,7 +237,7 @@ def by_class(run: Run, assessment: Mapping[str, Any], score: str) -> Table:
     within = ", in brackets the 95% interval" if score == "recall" else ""
     head = [f"{name} ({count})" for name, count in zip(EMOTIONS, faces, strict=True)]
     return Table(
-        f"{what} by emotion on {run.assessed} data in percent{within}; above, the number of faces.",
+        f"{what} by emotion on {run.assessed} data in percent{within}. Above: the number of faces.",
         ["network", *head],
         rows,
     )
@@ -269,7 +269,8 @@ def modalities(run: Run, assessment: Mapping[str, Any]) -> list[Table]:
             Table(
                 f"{run.titles[name]}: accuracy {points(found['fused']['mean'])}%; of an oracle "
                 f"that takes whichever member is right {points(found['either']['mean'])}%. In "
-                f"percent of the {run.assessed} faces; shuffled: the modality comes from another face.",
+                f"percent of the {run.assessed} faces; shuffled: the modality comes from another "
+                "face.",
                 [
                     "modality",
                     "alone",
