@@ -66,7 +66,8 @@ def validation(run: Run) -> str:
         loss = np.mean([[row["val_loss"] for row in t.history] for t in seeds], 0)
         last, lowest = len(loss), int(loss.argmin()) + 1
         parts.append(
-            f"{run.titles[name]} ends at an accuracy of {points(accuracy[-1])}%, its loss is lowest "
+            f"{run.titles[name]} ends at an accuracy of {points(accuracy[-1])}%, its loss is "
+            "lowest "
             + (
                 f"in the last epoch ({last})"
                 if lowest == last

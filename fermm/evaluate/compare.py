@@ -48,7 +48,10 @@ def write(runs: Sequence[Run], file: Path) -> None:
         tables.append(_over_splits(runs, names, titles))
     elif same:
         tables.append(_same_network(same, names, titles))
-    shown, failed = _figure(runs, names, titles, accuracy, swept)
+    over_splits = _numbers_over_splits(runs) if only_split_seed else None
+    shown, failed = _figure(
+        runs, names, titles, accuracy, swept, over_splits["accuracy"] if over_splits else {}
+    )
     if failed:
         notes.append(f"The figure could not be drawn: {failed}.")
     sections = [report.Section("Accuracy", sentences, notes, shown, [t for t in tables if t.rows])]
@@ -83,7 +86,7 @@ def write(runs: Sequence[Run], file: Path) -> None:
             }
             for found in same
         ],
-        "over_splits": _numbers_over_splits(runs) if only_split_seed else None,
+        "over_splits": over_splits,
     }
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -410,11 +413,12 @@ def _figure(
     titles: Mapping[str, str],
     accuracy: Mapping[str, Sequence[statistics.Estimate | None]],
     swept: tuple[str, list[float]] | None,
+    over_splits: Mapping[str, Mapping[str, Any]],
 ) -> tuple[list[dict[str, Any]], str]:
     """The figure for `report.Section`, and why it could not be drawn, or ""."""
     label = f"accuracy on {runs[0].assessed} data in %"
-    as_json = {
-        network: [found and dataclasses.asdict(found) for found in of]
+    as_json: dict[str, list[dict[str, Any] | None]] = {
+        network: [dataclasses.asdict(found) if found else None for found in of]
         for network, of in accuracy.items()
     }
     pictures = []
@@ -432,6 +436,8 @@ def _figure(
             caption += "; small marks: each seed." if several else "."
             for network, of in as_json.items():
                 rows = [(name, found) for name, found in zip(names, of, strict=True) if found]
+                if over_splits and (found := over_splits[network])["interval"]:
+                    rows.append(("over splits", {**found, "seeds": []}))
                 content = figures.accuracies_of_runs(rows, titles[network], label)
                 pictures.append((content, f"{titles[network]}: accuracy in each run."))
     except Exception as error:  # whatever matplotlib raises; the rest of the page is written

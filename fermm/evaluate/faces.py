@@ -341,12 +341,12 @@ def won_and_lost(run: Run, fusion: str) -> list[Strip]:
     votes = np.stack([np.bincount(x, minlength=len(EMOTIONS)) for x in np.stack(given).T])
     rows = np.sort(first.rows)
     kinds = {
-        "Right, although both members are wrong": fused & ~image & ~landmarks,
-        "Right, as landmarks alone, although image alone is wrong": fused & ~image & landmarks,
-        "Right, as image alone, although landmarks alone are wrong": fused & image & ~landmarks,
-        "Wrong, although image alone is right": ~fused & image & ~landmarks,
-        "Wrong, although landmarks alone are right": ~fused & ~image & landmarks,
-        "Wrong, although both members are right": ~fused & image & landmarks,
+        "Right, both members wrong": fused & ~image & ~landmarks,
+        "Right, only image wrong": fused & ~image & landmarks,
+        "Right, only landmarks wrong": fused & image & ~landmarks,
+        "Wrong, only image right": ~fused & image & ~landmarks,
+        "Wrong, only landmarks right": ~fused & ~image & landmarks,
+        "Wrong, both members right": ~fused & image & landmarks,
     }
     strips = []
     for title, which in kinds.items():

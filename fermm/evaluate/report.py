@@ -224,7 +224,7 @@ def _sections(run: Run, assessment: Mapping[str, Any], failed: Mapping[str, str]
         ),
         *(
             Figure(
-                f"What {titles[name]} wins and loses against its members: "
+                f"What {titles[name]} wins and loses against its members, alone right or wrong: "
                 f"some {run.assessed} faces of each kind"
                 + (", of those where it holds in most seeds." if len(run.seeds) > 1 else "."),
                 [
