@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
         {
             "source": "synthetic",
             "path": "",
+            "title": "",
             "on_error": "stop",
             "cache_dir": "~/.cache/fermm",
             "landmarks": "paper",

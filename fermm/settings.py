@@ -39,6 +39,10 @@ FIELDS = {
     ),
     "data.source": '"fer2013", or "synthetic" for drawn faces',
     "data.path": "fer2013.csv, icml_face_data.csv, or the folder or zip of the images",
+    "data.title": (
+        "what the faces are called in the report; empty: FER2013 if they are all of its faces, "
+        "else after the file"
+    ),
     "data.on_error": (
         'a bad row or picture: "stop", or "quarantine" to set it aside in WORKDIR/rejected.csv'
     ),
@@ -99,7 +103,7 @@ _SWITCHES = (
 )
 _DTYPES = ("float32", "bfloat16")
 _DATA_FIELDS = {
-    *("source", "path", "on_error", "cache_dir", "landmarks", "predictor"),
+    *("source", "path", "title", "on_error", "cache_dir", "landmarks", "predictor"),
     *("streaming", "workers", "split", "split_seed", "class_weights"),
 }
 _NETWORK_FIELDS = {
@@ -155,6 +159,7 @@ _MAY_DIFFER = (
     "debug_nans",
     "evaluate",
     "data.path",
+    "data.title",
     "data.cache_dir",
     "data.predictor",
     "data.streaming",

@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 
 from configs import synthetic
+from fermm.data import fingerprints
 from fermm.data.faces import EMOTIONS
 from fermm.errors import InputError
 from fermm.evaluate import architecture, assess, compare, figures, metrics, report, run, table
@@ -57,6 +58,9 @@ def predictions(split, wrong):
     return metrics.Predictions(rows, labels, probabilities)
 
 
+PAPER = {"title": "FER2013", "fer2013": fingerprints.IN_ORDER, "data__source": "fer2013"}
+
+
 def fabricate(
     directory,
     wrong,
@@ -64,9 +68,10 @@ def fabricate(
     modalities=None,
     copied=(),
     splits=tuple(SIZES),
-    title="synthetic (drawn) faces",
+    title="synthetic faces",
     note="",
     faces="faces",
+    fer2013=fingerprints.OTHER,
     seconds=1.5,
     **changes,
 ):
@@ -84,6 +89,7 @@ def fabricate(
         title: of the data.
         note: about the data.
         faces: their digest.
+        fer2013: what they have in common with FER2013.
         seconds: of each of the two epochs.
         changes: of the config, by path with `__`.
 
@@ -108,6 +114,7 @@ def fabricate(
     identity = {
         "faces": faces,
         "landmarks": "landmarks",
+        "fer2013": fer2013,
         "split": config["data"]["split"],
         "split_seed": config["data"]["split_seed"],
         "sizes": SIZES,
@@ -384,7 +391,7 @@ def test_an_audit_that_is_met(tmp_path):
         "decision_fusion": [NOT_ONE],
         "feature_fusion": [NOT_ONE],
     }
-    _, found = assessed(tmp_path / "run", wrong, title="FER2013", data__source="fer2013")
+    _, found = assessed(tmp_path / "run", wrong, **PAPER)
     rows = audit_of(found)
     assert {number: [row["met"] for row in of] for number, of in rows.items()} == {
         **{f"functional {i}": [True] for i in range(1, 6)},
@@ -463,13 +470,12 @@ def test_table_1_by_hand(tmp_path):
     assert made.rows[0] == ["angry", "20", "6", "4", "10", "1.000"]
     assert [row[0] for row in made.rows] == list(EMOTIONS)
     assert [row[-1] for row in made.rows] == [f"{i}.000" for i in range(1, 8)]
-    assert made.caption.startswith("Table 1. synthetic (drawn) faces: ")
+    assert made.caption.startswith("Table 1. synthetic faces: ")
 
 
 def test_tables_of_the_papers_split_have_its_numbers_beside(tmp_path):
     wrong = {"image": [range(35), range(28)], "other": [ALL, ALL]}
-    paper = {"title": "FER2013", "data__source": "fer2013"}
-    read = run.load(fabricate(tmp_path / "run", wrong, **paper))
+    read = run.load(fabricate(tmp_path / "run", wrong, **PAPER))
     made = table.table_2(read)
     assert made.head == ["network", "train", "validation", "paper", "test", "paper"]
     assert made.rows == [
@@ -481,8 +487,15 @@ def test_tables_of_the_papers_split_have_its_numbers_beside(tmp_path):
     )
     assert table.table_1(read).rows[1][-2:] == ["547", "16.433"]
     # Another split, or rows that are not the paper's.
-    for name, changes in (("seed", {"data__split_seed": 1}), ("note", {"note": "fewer faces"})):
-        other = run.load(fabricate(tmp_path / name, {"image": [range(35)]}, **paper, **changes))
+    differences = {
+        "seed": {"data__split_seed": 1},
+        "split": {"data__split": "grouped"},
+        "order": {"fer2013": fingerprints.REORDERED},
+        "faces": {"fer2013": fingerprints.OTHER},
+    }
+    for name, changes in differences.items():
+        other = run.load(fabricate(tmp_path / name, {"image": [range(35)]}, **(PAPER | changes)))
+        assert other.is_fer2013 == (name != "faces")
         assert table.table_2(other).head == ["network", "train", "validation", "test"]
         assert table.table_2(other).rows == [["NN1 (image)", "100.0", "100.0", "50.0"]]
         assert table.table_2(other).caption == (
@@ -643,8 +656,7 @@ def written(tmp_path_factory):
         RIGHT,
         modalities={name: [PARTS, PARTS] for name in NAMES[2:]},
         copied=range(5),
-        title="FER2013",
-        data__source="fer2013",
+        **PAPER,
         feature_fusion__trainable=("landmarks/(norm|logits)/.*", "head/.*", "!.*"),
     )
     (directory / "figures").mkdir()

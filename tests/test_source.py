@@ -5,7 +5,6 @@ import pytest
 
 from configs import paper, synthetic
 from fermm.data import source
-from fermm.data.faces import UNKNOWN_USAGE, Faces
 from fermm.errors import InputError
 
 DRAWN = synthetic.get_config().data.to_dict() | {
@@ -14,19 +13,9 @@ DRAWN = synthetic.get_config().data.to_dict() | {
 }
 
 
-def some_faces(count, usage):
-    return Faces(
-        np.zeros((count, 48, 48), np.uint8),
-        np.zeros(count, np.int32),
-        np.full(count, usage, np.int8),
-        np.arange(count),
-        np.zeros((count, 68, 2), np.float32),
-    )
-
-
 def test_drawn_faces_and_their_identity():
     first, again = source.load(DRAWN), source.load(DRAWN)
-    assert first.title == "synthetic (drawn) faces"
+    assert first.title == "synthetic faces"
     assert first.note == ""
     assert first.identity == again.identity
     assert first.identity["sizes"] == {"train": 70, "validation": 20, "test": 10}
@@ -46,13 +35,6 @@ def test_class_weights():
     counts = np.bincount(faces.labels[train.splits["train"]], minlength=7)
     np.testing.assert_allclose(train.class_weights, counts.max() / counts)
     assert source.load(DRAWN | {"class_weights": "none"}).class_weights.tolist() == [1.0] * 7
-
-
-def test_the_paper_split_tells_when_its_rows_are_not_the_papers():
-    assert source._note(some_faces(35_887, usage=0)) == ""
-    assert "35000 faces, not the 35887 of FER2013" in source._note(some_faces(35_000, usage=0))
-    unknown = some_faces(35_887, usage=UNKNOWN_USAGE)
-    assert "the rows of this split differ from the paper's" in source._note(unknown)
 
 
 def test_drawn_faces_need_their_fields():

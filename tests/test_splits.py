@@ -97,14 +97,74 @@ def test_grouped_split_by_hand():
     # seed 3 shuffles 10 faces to 5 4 1 2 9 6 7 0 3 8; 4 and 0 are copies, so are 9 and 8.
     assert np.random.RandomState(3).permutation(10).tolist() == [5, 4, 1, 2, 9, 6, 7, 0, 3, 8]
     some = faces(10)
-    some.images[0], some.images[8] = some.images[4], some.images[9]
-    # Together: 5 | 4 0 | 1 | 2 | 9 8 | 6 | 7 | 3. The paper cuts after 7 and after 9.
+    some.images[4], some.images[9] = some.images[0], some.images[8]
+    # A group stands where its first face of the source does: 5 | 1 | 2 | 6 | 7 | 4 0 | 3 | 9 8. The
+    # paper cuts after 7 and after 9; of the ends 8 and 10, which are as near to 9, the first is it.
     parts = splits.split(some, "grouped", 3)
     assert {name: part.tolist() for name, part in parts.items()} == {
-        "train": [5, 4, 0, 1, 2, 9, 8],
-        "validation": [6, 7],
-        "test": [3],
+        "train": [5, 1, 2, 6, 7, 4, 0],
+        "validation": [3],
+        "test": [9, 8],
     }
+
+
+SEEDS = range(20)
+SHARES = (0.7, 0.2, 0.1)
+STRUCTURES = {  # size of a group: how many of them there are
+    "as FER2013": {1: 1000, 2: 60, 3: 10, 5: 2, 20: 1},
+    "pairs": {1: 300, 2: 300},
+    "large groups": {1: 200, 10: 60, 30: 10},
+}
+
+
+def grouped_faces(structure):
+    """Faces in groups of copies; the larger a group is, the likelier it is of class 5."""
+    random = np.random.default_rng(1)
+    sizes = np.repeat([*structure], [*structure.values()])
+    group = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    classes = np.where(random.random(len(sizes)) < 1 - 1 / sizes, 5, random.integers(0, 7, 1))
+    some = faces(len(group))
+    some.images[:] = faces(len(sizes)).images[group]
+    some.labels[:] = classes[group]
+    return some
+
+
+def check_grouped(some, seeds=SEEDS):
+    """That groups of all sizes and faces of all classes have the shares of the split."""
+    copies = splits.identical(some.images)
+    _, group, sizes = np.unique(copies, return_inverse=True, return_counts=True)
+    where = np.empty((len(seeds), len(sizes)), np.int8)  # the part in which a group stands
+    for i, seed in enumerate(seeds):
+        parts = list(splits.split(some, "grouped", seed).values())
+        assert np.sort(np.concatenate(parts)).tolist() == list(range(len(some)))
+        for part, share in zip(parts, SHARES, strict=True):
+            assert abs(len(part) - share * len(some)) <= sizes.max() + 1
+        for j, part in enumerate(parts):
+            where[i, group[part]] = j
+        side = np.concatenate([np.full(len(part), j) for j, part in enumerate(parts)])
+        assert (side == where[i, group[np.concatenate(parts)]]).all()  # no group on two sides
+
+    for kind in (sizes == 1, sizes == 2, sizes > 1, sizes > sizes.mean()):
+        if kind.any():
+            for j, share in enumerate(SHARES):
+                found = (where[:, kind] == j).mean()
+                spread = np.sqrt(share * (1 - share) / (len(seeds) * kind.sum()))
+                assert abs(found - share) < 4 * spread + 0.002, (kind.sum(), j)
+    # A face of a class comes with all its group, so that the chance is that of groups.
+    scores = []
+    for label in np.unique(some.labels):
+        counts = np.bincount(group, some.labels == label, len(sizes))
+        for j, share in enumerate(SHARES):
+            spread = np.sqrt(share * (1 - share) * (counts**2).sum())
+            scores.append(((where == j) @ counts - share * counts.sum()) / spread)
+    assert np.abs(scores).max() < 4.5
+    assert np.sqrt(np.mean(np.square(scores))) < 1.25
+    assert np.abs(np.mean(scores, axis=1)).max() < 4 / np.sqrt(len(seeds))
+
+
+@pytest.mark.parametrize("structure", STRUCTURES.values(), ids=STRUCTURES)
+def test_the_place_of_a_group_does_not_depend_on_its_size(structure):
+    check_grouped(grouped_faces(structure))
 
 
 def test_unknown_split_and_seed_are_refused():
@@ -165,12 +225,4 @@ def test_splits_of_the_real_data():
     np.testing.assert_allclose(splits.class_weights(real.labels), WEIGHTS, atol=5e-4)
     official = splits.split(real, "official")
     assert [len(part) for part in official.values()] == [28709, 3589, 3589]
-    copies = splits.identical(real.images)
-    grouped = splits.split(real, "grouped")
-    train, validation, test = (set(copies[part]) for part in grouped.values())
-    assert train.isdisjoint(validation)
-    assert train.isdisjoint(test)
-    assert validation.isdisjoint(test)
-    largest = np.bincount(copies).max()
-    for part, ideal in zip(grouped.values(), (25121, 7177, 3589), strict=True):
-        assert abs(len(part) - ideal) <= largest
+    check_grouped(real)

@@ -416,7 +416,7 @@ def test_called_again_a_finished_run_trains_nothing(finished, tmp_path, monkeypa
     monkeypatch.setattr(loop, "fit", None)
     result = experiment.run(small_config(), tmp_path / "run")
     assert result == json.loads((finished / "metrics.json").read_text())
-    assert "Table 2. Accuracy in percent on synthetic (drawn) faces" in capsys.readouterr().out
+    assert "Table 2. Accuracy in percent on synthetic faces" in capsys.readouterr().out
 
 
 def test_a_seed_can_be_added(finished, tmp_path):

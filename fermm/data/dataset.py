@@ -34,6 +34,11 @@ Report = Callable[[str, int, int], None]
 _STALE = 3600  # seconds; TFDS writes for a few, so an older unfinished directory is abandoned
 
 
+def is_prepared(path: str | os.PathLike[str]) -> bool:
+    """Whether `path` is the directory of a prepared data set."""
+    return pathlib.Path(path, "dataset_info.json").is_file()
+
+
 def is_landmark_file(landmarks: str) -> bool:
     """Whether `landmarks` names a landmark CSV, and not a method of finding them."""
     return landmarks.lower().endswith(".csv")
@@ -90,7 +95,7 @@ def prepare(
             cannot be written; or the prepared data set is damaged.
     """
     open_ = stream.open_faces if streaming else read
-    if pathlib.Path(path, "dataset_info.json").is_file():
+    if is_prepared(path):
         faces = open_(path)
         if faces.rejected and on_error != "quarantine":
             raise InputError(

@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fermm.data import dataset, splits, stream, synthetic
-from fermm.data.faces import UNKNOWN_USAGE, Faces, Rejected
-from fermm.errors import InputError
-from fermm.paths import whole
+from fermm.data import dataset, fingerprints, splits, stream, synthetic
+from fermm.data.faces import Faces, Rejected
+from fermm.errors import InputError, printable
+from fermm.paths import expand, whole
 
 REJECTED = "rejected.csv"
-FER2013_FACES = 35_887
 SOURCES = ("fer2013", "synthetic")
 CLASS_WEIGHTS = ("pooled", "train", "none")
 
@@ -26,11 +25,13 @@ class Source(NamedTuple):
         faces: all faces, with landmarks.
         splits: "train", "validation", "test" -> int64 indices into `faces`.
         class_weights: float64 (7,).
-        title: what the faces are, for captions.
+        title: what the faces are, for captions: `config.title`, or else "FER2013" if they are all
+            of FER2013's, and "faces of ..." with the name of the file if they are not.
         note: what a user should know of this split, or "".
         identity: what tells this data and split from others, JSON types: "faces" and "landmarks"
             are digests of the arrays, and of the numbers of the rows where some are missing, the
-            same whatever form of file they came in.
+            same whatever form of file they came in; "fer2013" says whether these are FER2013's
+            faces, in its order: one of the kinds in `fermm.data.fingerprints`.
     """
 
     faces: Faces
@@ -63,7 +64,6 @@ def load(config: Mapping[str, Any]) -> Source:
             on_error=config["on_error"],
             streaming=config["streaming"],
         )
-        title = "FER2013"
     elif source == "synthetic":
         if "synthetic" not in config:
             raise InputError(
@@ -75,22 +75,27 @@ def load(config: Mapping[str, Any]) -> Source:
                 "config.data.streaming is on, but drawn faces are made in memory: switch it off"
             )
         faces = synthetic.draw(**config["synthetic"])
-        title = "synthetic (drawn) faces"
     else:
         raise InputError(f"config.data.source {source!r} is unknown: it is {' or '.join(SOURCES)}")
     assert faces.landmarks is not None
     parts = splits.split(faces, config["split"], config["split_seed"])
-    # Rows, by which predictions name faces, have gaps where some were set aside.
-    gaps = not np.array_equal(faces.rows, np.arange(len(faces)))
+    digest, recognised = _recognise(faces)
     identity = {
-        "faces": _digest(faces.images, faces.labels, *[faces.rows] * gaps),
+        "faces": digest,
         "landmarks": _digest(faces.landmarks),
+        "fer2013": recognised.kind,
         "split": config["split"],
         "split_seed": config["split_seed"],
         "sizes": {name: len(rows) for name, rows in parts.items()},
     }
-    note = _note(faces) if (source, config["split"]) == ("fer2013", "paper") else ""
-    return Source(faces, parts, _class_weights(config, faces, parts), title, note, identity)
+    return Source(
+        faces,
+        parts,
+        _class_weights(config, faces, parts),
+        config["title"] or _title(config, recognised),
+        _note(config, faces, recognised),
+        identity,
+    )
 
 
 def write_rejected(workdir: Path, origin: str, faces: Faces) -> None:
@@ -116,16 +121,48 @@ def write_rejected(workdir: Path, origin: str, faces: Faces) -> None:
     print(f"{count} of {len(faces) + count} rows set aside, see {file}", flush=True)
 
 
-def _note(faces: Faces) -> str:
+def _recognise(faces: Faces) -> tuple[str, fingerprints.Recognised]:
+    """The digest of the faces, and what they have in common with FER2013; in blocks."""
+    total = hashlib.sha256()
+    digests = []
+    for start in range(0, len(faces), stream.BLOCK):  # images may lie on disk
+        block = np.ascontiguousarray(faces.images[start : start + stream.BLOCK])
+        total.update(block.data)
+        digests.append(splits.digests(block))
+    total.update(faces.labels.data)
+    # Rows, by which predictions name faces, have gaps where some were set aside.
+    if not np.array_equal(faces.rows, np.arange(len(faces))):
+        total.update(faces.rows.data)
+    recognised = fingerprints.recognise(np.concatenate(digests), faces.labels)
+    return total.hexdigest()[:16], recognised
+
+
+def _title(config: Mapping[str, Any], recognised: fingerprints.Recognised) -> str:
+    if config["source"] == "synthetic":
+        return "synthetic faces"
+    if recognised.kind != fingerprints.OTHER:
+        return "FER2013"
+    path = expand(config["path"]).resolve()
+    if dataset.is_prepared(path):  # NAME/VERSION
+        path = path.parent
+    return printable(f"faces of {path.name}")
+
+
+def _note(config: Mapping[str, Any], faces: Faces, recognised: fingerprints.Recognised) -> str:
     """In what the rows of the split "paper" are not the paper's."""
-    if len(faces) != FER2013_FACES:
-        return f"{len(faces)} faces, not the {FER2013_FACES} of FER2013: not the paper's split"
-    if (faces.usage == UNKNOWN_USAGE).any():
-        return (
-            "the names of the files do not tell their place in FER2013 (as Training_123.png does), "
-            "so the rows of this split differ from the paper's"
+    if (config["source"], config["split"]) != ("fer2013", "paper"):
+        return ""
+    if recognised.kind == fingerprints.IN_ORDER:
+        return ""
+    if recognised.kind == fingerprints.REORDERED:
+        what = "FER2013's faces in another order than its CSV has"
+    else:
+        instead = fingerprints.FACES if len(faces) != fingerprints.FACES else 0
+        what = (
+            f"{len(faces)} faces" + f" instead of FER2013's {instead}" * bool(instead) + ", "
+            f"{recognised.known} of them known to be FER2013's, pixel by pixel and by their emotion"
         )
-    return ""
+    return f"{what}: the rows of this split are not the paper's"
 
 
 def _digest(*arrays: np.ndarray) -> str:

@@ -22,7 +22,8 @@ def split(faces: Faces, kind: str, seed: int = 0) -> dict[str, np.ndarray]:
             usage. Copies of one image may stand on two sides.
             "official": the parts of the challenge: Training, PublicTest, PrivateTest.
             "grouped": like "paper", but images that are pixel by pixel the same stand on the
-            same side; each part's size is the paper's within the largest group.
+            same side: groups of copies are shuffled, and where a group comes to stand does not
+            depend on its size. Each part's size is the paper's within the largest group.
         seed: Of the shuffle, 0 in the paper; "official" ignores it.
 
     Returns:
@@ -65,12 +66,13 @@ def _official(faces: Faces, seed: int) -> list[np.ndarray]:
 
 def _grouped(faces: Faces, seed: int) -> list[np.ndarray]:
     order = _shuffled(faces, seed)
-    _, first, group = np.unique(
-        identical(faces.images)[order], return_index=True, return_inverse=True
-    )
-    place = first[group]  # where in `order` the first member of a face's group stands
-    together = np.argsort(place, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(place[together])) + 1, len(faces))
+    # A group stands where one of its members does, the first of the source. If it were the member
+    # that the shuffle puts first, large groups would come before small ones.
+    place = np.empty(len(faces), np.int64)
+    place[order] = np.arange(len(faces))
+    places = place[identical(faces.images)[order]]
+    together = np.argsort(places, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(places[together])) + 1, len(faces))
     cuts = [ends[np.argmin(np.abs(ends - cut))] for cut in _cuts(len(faces))]
     return np.split(order[together], cuts)
 

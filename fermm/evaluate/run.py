@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fermm.data import splits
+from fermm.data import fingerprints, splits
 from fermm.errors import InputError
 from fermm.evaluate import metrics, paper
 from fermm.evaluate.metrics import Predictions
@@ -34,7 +34,14 @@ _CONFIG: dict[str, Any] = {
 _DATA: dict[str, Any] = {
     "title": str,
     "note": str,
-    "identity": {"faces": str, "landmarks": str, "split": str, "split_seed": int, "sizes": {}},
+    "identity": {
+        "faces": str,
+        "landmarks": str,
+        "fer2013": str,
+        "split": str,
+        "split_seed": int,
+        "sizes": {},
+    },
 }
 _META: dict[str, Any] = {
     "parameters": int,
@@ -161,7 +168,7 @@ class Run(NamedTuple):
     @property
     def is_fer2013(self) -> bool:
         """Whether its faces are all of FER2013's and no others, by their pixels and labels."""
-        return self.identity.get("fer2013", "other faces") != "other faces"
+        return self.identity["fer2013"] in (fingerprints.IN_ORDER, fingerprints.REORDERED)
 
     @property
     def papers(self) -> dict[str, paper.Network | None]:
@@ -178,10 +185,10 @@ class Run(NamedTuple):
 
     @property
     def has_rows_of_the_paper(self) -> bool:
-        """Whether its split is the paper's."""
+        """Whether the very faces train, validate and test that do so in the paper."""
         data = self.config["data"]
-        paper = data["source"] == "fer2013" and data["split"] == "paper"
-        return paper and data["split_seed"] == 0 and not self.note
+        paper = data["split"] == "paper" and data["split_seed"] == 0
+        return paper and self.identity["fer2013"] == fingerprints.IN_ORDER
 
 
 def predictions_file(directory: Path, split: str) -> Path:
