@@ -244,7 +244,7 @@ def _accuracies(
             row.append("" if found is None else table.spread(found.seeds) + ends)
         if repeated:
             means = [found.mean for found in estimates if found]
-            row.append(_over(means, _ratio(runs[0])))
+            row.append(_over(means, _ratio(runs[0]), 0.0))
         rows.append(row)
     head = ["network", *names] + ["over splits (95%)"] * repeated
     several = any(len(run.seeds) > 1 for run in runs)
@@ -258,16 +258,19 @@ def _accuracies(
     )
 
 
-def _ends(values: Sequence[float], ratio: float, comparisons: int = 1) -> list[float]:
+def _ends(
+    values: Sequence[float], ratio: float, lowest: float, comparisons: int = 1
+) -> list[float]:
+    """The interval over splits, of values from `lowest` to 1."""
     error_rate = (1 - statistics.LEVEL) / comparisons
-    return np.clip(statistics.splits_interval(values, ratio, error_rate), -1, 1).tolist()
+    return np.clip(statistics.splits_interval(values, ratio, error_rate), lowest, 1).tolist()
 
 
-def _over(values: Sequence[float], ratio: float, comparisons: int = 1) -> str:
+def _over(values: Sequence[float], ratio: float, lowest: float, comparisons: int = 1) -> str:
     mean = table.points(float(np.mean(values)))
     if len(values) == 1:
         return mean
-    ends = table.interval(_ends(values, ratio, comparisons))
+    ends = table.interval(_ends(values, ratio, lowest, comparisons))
     return f"{mean} ± {table.points(float(np.std(values, ddof=1)))} ({ends})"
 
 
@@ -280,18 +283,19 @@ def _ratio(run: Run) -> float:
 def _numbers_over_splits(runs: Sequence[Run]) -> dict[str, Any]:
     """Accuracies and differences of accuracy over the splits, as JSON."""
 
-    def numbers(values: Sequence[float], comparisons: int = 1) -> dict[str, Any]:
-        ends = _ends(values, _ratio(runs[0]), comparisons) if len(values) > 1 else None
+    def numbers(values: Sequence[float], lowest: float, comparisons: int = 1) -> dict[str, Any]:
+        ratio = _ratio(runs[0])
+        ends = _ends(values, ratio, lowest, comparisons) if len(values) > 1 else None
         return {"values": list(values), "mean": float(np.mean(values)), "interval": ends}
 
     pairs = _pairs(runs)
     return {
         "accuracy": {
-            network: numbers([_mean(run, network) for run in runs if network in run.networks])
+            network: numbers([_mean(run, network) for run in runs if network in run.networks], 0.0)
             for network in _networks(runs)
         },
         "pairs": [
-            {"first": one, "second": other} | numbers(list(found.values()), len(pairs))
+            {"first": one, "second": other} | numbers(list(found.values()), -1.0, len(pairs))
             for (one, other), found in pairs.items()
         ],
     }
@@ -320,7 +324,7 @@ def _over_splits(runs: Sequence[Run], names: Sequence[str], titles: Mapping[str,
     pairs = _pairs(runs)
     for (one, other), found in pairs.items():
         cells = [table.points(found[i]) if i in found else "" for i in range(len(runs))]
-        over = _over(list(found.values()), _ratio(runs[0]), len(pairs))
+        over = _over(list(found.values()), _ratio(runs[0]), -1.0, len(pairs))
         rows.append([f"{titles[other]} minus {titles[one]}", *cells, over])
     return Table(
         "Differences between networks in points, mean over the seeds of each run. The intervals "
