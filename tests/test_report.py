@@ -248,27 +248,40 @@ def test_a_network_that_is_right_where_another_is_wrong_is_better(tmp_path):
     _, found = assessed(tmp_path / "run", {"image": [ALL, ALL], "landmarks": [NOT_ONE, NOT_ONE]})
     (pair,) = found["pairs"]
     assert (pair["better"], pair["worse"], pair["shown"]) == ("landmarks", "image", True)
-    difference = {k: pair["difference"][k] for k in ("mean", "sd", "over_images", "interval")}
-    assert difference == {"mean": 1, "sd": 0, "over_images": (1, 1), "interval": (1, 1)}
+    difference = pair["difference"]
+    assert (difference["mean"], difference["sd"], difference["over_seeds"]) == (1, 0, (1, 1))
+    # The seeds are alike, so that it is as for one: of 70 faces 70, by Clopper and Pearson.
+    low, high = difference["interval"]
+    assert low == pytest.approx(2 * 0.025 ** (1 / 70) - 1)
+    assert high == 1
     for seed, test in enumerate(pair["mcnemar"]):
         assert (test["seed"], test["only_better"], test["only_worse"]) == (seed, 70, 0)
         # All 70 heads, or all tails.
         assert test["p"] == pytest.approx(2 * 0.5**70)
-        assert test["p_holm"] == test["p"]
-    assert found["sentences"] == [
-        "NN2 (landmarks) is better than NN1 (image) by 100.0 points, 95% interval 100.0 to 100.0."
-    ]
+        assert test["p_corrected"] == pytest.approx(test["p"], rel=0.5)  # there is one pair
+    assert found["best"] == ["landmarks"]
+    (sentence,) = found["sentences"]
+    assert sentence.startswith(
+        "NN2 (landmarks) is better than NN1 (image) by 100.0 points, simultaneous 95% interval 89."
+    )
 
 
 def test_networks_that_are_right_on_the_same_faces_do_not_differ(tmp_path):
     half = range(35)
     read, found = assessed(tmp_path / "run", {"image": [half], "landmarks": [half]})
     (pair,) = found["pairs"]
-    assert pair["difference"]["interval"] == (0, 0)
-    assert pair["mcnemar"][0]["p"] == 1
+    low, high = pair["difference"]["interval"]
+    assert low == -high
+    assert pair["mcnemar"][0]["p"] == pair["p"] == 1
     assert not pair["shown"]
     shown = table.differences(read, found)
-    assert shown.rows[0][1:] == ["0.0", "0.0 to 0.0", "1.000", "0 of 1", "not shown"]
+    assert shown.rows[0][1:] == [
+        "0.0", f"{MINUS}2.7 to 2.7", "1.000", "not shown", "1.000", "0 against 0"
+    ]  # fmt: skip
+    assert found["best"] == ["image", "landmarks"]
+    assert found["headline"].startswith(
+        "NN1 (image) and NN2 (landmarks) have the highest accuracy on the 70 test faces: 50.0% "
+    )
 
 
 def test_few_faces_show_a_large_difference_and_not_a_small_one(tmp_path):
@@ -292,17 +305,81 @@ def test_few_faces_show_a_large_difference_and_not_a_small_one(tmp_path):
     by_names = {(p["better"], p["worse"]): p for p in found["pairs"]}
     only = by_names["decision_fusion", "image"]["mcnemar"][0]
     assert (only["only_better"], only["only_worse"]) == (35, 34)
-    # Of six exact p-values 2 x 0.5^n with n = 35, 35, 34, Holm takes 6, 5 and 4 times as much.
-    p = sorted(pair["mcnemar"][0]["p_holm"] for pair in found["pairs"])
-    np.testing.assert_allclose(p[:3], [12 * 0.5**35, 12 * 0.5**35, 8 * 0.5**34], rtol=1e-9)
-    assert p[3:] == [1, 1, 1]
-    words = [row[-1] for row in table.differences(read, found).rows]
+    for pair in found["pairs"]:
+        (test,) = pair["mcnemar"]
+        assert pair["shown"] == (pair["p"] < 0.05) == (pair["simultaneous"][0] > 0)
+        assert pair["p"] >= test["p_corrected"] >= test["p"]
+    words = [row[4] for row in table.differences(read, found).rows]
     assert words.count("better") == 3
     assert words.count("not shown") == 3
-    assert sum("not shown" in sentence for sentence in found["sentences"]) == 3
+    of_these = [
+        s.startswith("This ") and " of these faces than this " in s for s in found["sentences"]
+    ]
+    assert sum(of_these) == 3
+    assert (
+        sum(" is not shown to recognise more faces than this " in s for s in found["sentences"])
+        == 3
+    )
+    assert found["best"] == ["feature_fusion"]
+    assert "not shown to be worse" not in found["headline"]
+    assert "One seed: intervals over the choice of faces" in found["headline"]
 
 
-def test_figures_of_merit_by_hand(tmp_path):
+def test_the_headline_names_all_that_are_not_shown_to_be_worse(tmp_path):
+    """A tie, one face fewer, and half: the first three are not told apart."""
+    wrong = {
+        "image": [range(35)],
+        "landmarks": [range(10, 15)],
+        "decision_fusion": [range(5)],
+        "feature_fusion": [range(4, 10)],
+    }
+    _, found = assessed(tmp_path / "run", wrong)
+    assert found["best"] == ["landmarks", "decision_fusion", "feature_fusion"]
+    assert found["headline"].startswith(
+        "NN2 (landmarks) and Fusion of decisions have the highest accuracy on the 70 test faces: "
+        "92.9% (95% interval 84.3 to 96.9); not shown to be worse: Fusion of features 91.4% ("
+    )
+
+
+def test_four_faces_against_none_are_not_shown(tmp_path):
+    _, found = assessed(tmp_path / "run", {"image": [range(4)], "landmarks": [NOT_ONE]})
+    (pair,) = found["pairs"]
+    assert (pair["mcnemar"][0]["only_better"], pair["mcnemar"][0]["only_worse"]) == (4, 0)
+    assert not pair["shown"]
+    accuracy = found["networks"]["landmarks"]["accuracy"]
+    assert accuracy["mean"] == 1
+    assert accuracy["interval"] == pytest.approx((70 / (70 + 1.959964**2), 1))
+
+
+def test_a_class_without_faces_has_a_dash(tmp_path):
+    """Where every "neutral" is a training face; and one class is never predicted."""
+    neutral = 6
+    directory = fabricate(tmp_path / "run", {"image": [NOT_ONE, NOT_ONE]})
+    samples = run.load_samples(directory / "samples.npz")
+    labels = np.where(samples.labels == neutral, 5, samples.labels)
+    run.save_samples(directory, samples._replace(labels=labels))
+    for file in directory.rglob("predictions_*.npz"):
+        made = metrics.load_predictions(file)
+        decisions = np.where(made.labels == 5, neutral, made.labels) * (made.labels != 1)
+        changed = made._replace(
+            labels=np.where(made.labels == neutral, 5, made.labels),
+            probabilities=np.eye(7, dtype=np.float32)[decisions],
+        )
+        metrics.save_predictions(file, changed)
+    read = run.load(directory)
+    found = assess.assess(read)
+    of = found["networks"]["image"]["by_class"]
+    assert of["faces"] == [10, 10, 10, 10, 10, 20, 0]
+    assert of["recall"][neutral] is None
+    assert of["recall_interval"][neutral] is None
+    assert of["precision"][1] is None  # no face is taken for it
+    assert of["f1"] == pytest.approx([2 / 3, 0, 1, 1, 1, 2 / 3, 0])
+    json.dumps(found, allow_nan=False)
+    assert table.by_class(read, found, "recall").rows[0][-1] == "\N{EN DASH}"
+    assert table.by_class(read, found, "precision").rows[0][2] == "\N{EN DASH}"
+
+
+def test_metrics_by_hand(tmp_path):
     read, found = assessed(tmp_path / "run", {"image": [range(35), range(28)]})
     of = found["networks"]["image"]
     assert of["accuracy"]["seeds"] == [0.5, 0.6]
@@ -314,8 +391,17 @@ def test_figures_of_merit_by_hand(tmp_path):
     right, wrong = 0.21**2 + 6 * 0.035**2, 0.79**2 + 0.965**2 + 5 * 0.035**2
     scores = [(35 * right + 35 * wrong) / 70, (42 * right + 28 * wrong) / 70]
     np.testing.assert_allclose(of["brier"]["seeds"], scores, rtol=1e-6)
-    # Always as sure, so that the error is the gap of the means.
-    np.testing.assert_allclose(of["calibration_error"]["seeds"], [0.29, 0.19], rtol=1e-5)
+    # Always as sure, so that the error is the gap of the means, less the variance of chance.
+    squares = [0.29**2 - 0.5 * 0.5 / 69, 0.19**2 - 0.6 * 0.4 / 69]
+    error = of["calibration_error"]
+    np.testing.assert_allclose(error["seeds"], np.sqrt(squares), rtol=1e-5)
+    assert error["mean"] == pytest.approx(np.sqrt(np.mean(squares)))
+    assert 0.05 < error["calibrated_below"] < 0.12
+    (only,) = of["reliability"]
+    assert (only["decisions"], only["confidence"]) == (140, pytest.approx(0.79))
+    assert only["accuracy"] == pytest.approx(0.55)
+    # Two seeds about the same 70 faces.
+    assert only["interval"] == pytest.approx((0.4339, 0.6609), abs=1e-4)
     # Of each class five or four are taken for the next.
     for score in ("recall", "precision", "f1"):
         np.testing.assert_allclose(of["by_class"][score], [0.55] * 7)
@@ -326,18 +412,22 @@ def test_figures_of_merit_by_hand(tmp_path):
     assert accuracy.caption == "Accuracy in percent on test data; more is better."
     # By Student's t for one degree of freedom +- 63.5, but no accuracy is above 100%.
     assert accuracy.rows[0][:4] == ["NN1 (image)", "55.0", "7.1", "0.0 to 100.0"]
-    assert calibration.caption == "Calibration error in percent on test data; less is better."
-    assert calibration.rows[0][:3] == ["NN1 (image)", "24.0", "7.1"]
+    assert calibration.caption.startswith("Calibration error in percent on test data; less is ")
+    assert calibration.rows[0][:3] == ["NN1 (image)", "23.8", "7.4"]
+    assert calibration.head[-1] == "a perfectly calibrated network is below"
 
 
-def test_copies_are_counted_and_left_out(tmp_path):
+def test_duplicates_are_counted_and_left_out(tmp_path):
     wrong = {"image": [range(35)], "landmarks": [range(28, 70)]}
     read, found = assessed(tmp_path / "run", wrong, copied=range(7))
-    assert (found["faces"], found["copied"]) == (70, 7)
-    without = {k: v["accuracy_without_copies"]["mean"] for k, v in found["networks"].items()}
+    assert (found["faces"], found["duplicates"]) == (70, 7)
+    without = {k: v["accuracy_without_duplicates"]["mean"] for k, v in found["networks"].items()}
     # The image network was wrong on all seven, the other right: 35 and 21 right of 63.
     np.testing.assert_allclose([without["image"], without["landmarks"]], [35 / 63, 21 / 63])
-    shown = table.copies(read, found)
+    # Position i has class i % 7: of each class the first is a copy, so that the shares stay.
+    same = "accuracy_without_duplicates_same_shares"
+    assert found["networks"]["image"][same]["mean"] == pytest.approx(35 / 63)
+    shown = table.duplicates(read, found)
     assert shown.caption.startswith(
         "Accuracy in percent with and without the 7 of the 70 test faces (10.0%)"
     )
@@ -347,12 +437,24 @@ def test_copies_are_counted_and_left_out(tmp_path):
     ]
 
 
+def test_without_duplicates_the_shares_of_the_classes_are_held_fixed(tmp_path):
+    """All but one of the "angry" faces are copies; the network is wrong on "angry" alone."""
+    angry = range(0, 70, 7)
+    _, found = assessed(tmp_path / "run", {"image": [angry]}, copied=list(angry)[1:])
+    of = found["networks"]["image"]
+    assert of["accuracy"]["mean"] == pytest.approx(60 / 70)
+    assert of["accuracy_without_duplicates"]["mean"] == pytest.approx(60 / 61)
+    assert of["accuracy_without_duplicates_same_shares"]["mean"] == pytest.approx(60 / 70)
+
+
 @pytest.mark.parametrize("copied", [(), ALL])
 def test_without_copies_or_without_others_there_is_no_such_table(tmp_path, copied):
     read, found = assessed(tmp_path / "run", {"image": [range(35)]}, copied=copied)
-    assert found["copied"] == len(copied)
-    assert found["networks"]["image"]["accuracy_without_copies"] is None
-    assert table.copies(read, found) is None
+    assert found["duplicates"] == len(copied)
+    of = found["networks"]["image"]
+    assert of["accuracy_without_duplicates"] is None
+    assert of["accuracy_without_duplicates_same_shares"] is None
+    assert table.duplicates(read, found) is None
 
 
 def test_modalities_by_hand(tmp_path):
@@ -378,7 +480,7 @@ def test_modalities_by_hand(tmp_path):
     image, landmarks = of["modalities"]["image"], of["modalities"]["landmarks"]
     for key in ("cost", "changed"):
         assert landmarks[key]["mean"] == 0
-        assert landmarks[key]["interval"] == (0, 0)
+        assert landmarks[key]["interval"][0] <= 0 < landmarks[key]["interval"][1] < 0.06
         assert image[key]["mean"] == pytest.approx(0.1)
         assert image[key]["interval"][0] > 0
     assert landmarks["changed_by_class"] == [0] * 7
@@ -388,7 +490,7 @@ def test_modalities_by_hand(tmp_path):
     assert shown.caption.startswith(
         "Fusion of decisions: accuracy 80.0%; of an oracle that takes whichever part is right 90.0%"
     )
-    assert shown.rows[1] == ["landmarks", "30.0", "80.0", "0.0 (0.0 to 0.0)", "0.0"]
+    assert shown.rows[1] == ["landmarks", "30.0", "80.0", f"0.0 ({MINUS}2.7 to 2.7)", "0.0"]
     assert shown.rows[0][:3] == ["image", "60.0", "70.0"]
 
 
@@ -399,12 +501,16 @@ def audit_of(found):
     return rows
 
 
+# Few of the 28 validation and 42 training faces: right on all of either is no proof of a small gap.
+SOME = {"validation": NOT_ONE, "train": range(20)}
+
+
 def test_an_audit_that_is_met(tmp_path):
     wrong = {
-        "image": [range(35)],
-        "landmarks": [range(40)],  # 3/7 right, the least that is enough
-        "decision_fusion": [NOT_ONE],
-        "feature_fusion": [NOT_ONE],
+        "image": [{"test": range(20), **SOME}],
+        "landmarks": [{"test": range(30), **SOME}],
+        "decision_fusion": [SOME],
+        "feature_fusion": [SOME],
     }
     _, found = assessed(tmp_path / "run", wrong, **PAPER)
     rows = audit_of(found)
@@ -422,17 +528,20 @@ def test_an_audit_that_is_met(tmp_path):
     assert rows["functional 5"][0]["value"] == "FER2013; landmarks by dlib in the images"
     assert rows["non-functional 1"][0]["value"] == "fermm 1, JAX 2, Flax 3"
     assert rows["non-functional 2"][0]["value"] == "4 of 4"
-    assert rows["non-functional 3"][0]["value"].startswith("50.0%, 95% interval ")
-    assert "50.0 points above image alone" in rows["non-functional 4"][0]["value"]
-    assert "57.1 points above landmarks alone" in rows["non-functional 4"][0]["value"]
+    assert rows["non-functional 3"][0]["value"] == "71.4%, 95% interval 60.0 to 80.7"
+    for number in (3, 4, 5):
+        for row in rows[f"non-functional {number}"]:
+            assert row["requirement"].startswith("This ")  # one seed
+    assert "28.6 points above image alone" in rows["non-functional 4"][0]["value"]
+    assert "42.9 points above landmarks alone" in rows["non-functional 4"][0]["value"]
     assert rows["non-functional 6"][0]["value"] == "12 s on an abacus, 2 cores"
     assert {row[-1] for row in table.audit(found).rows} == {"met"}
 
 
 def test_an_audit_that_is_not_met(tmp_path):
     wrong = {
-        "image": [{"test": range(41)}],  # 29 of 70: one too few
-        "landmarks": [{"test": range(41), "validation": range(14)}],
+        "image": [{"test": range(41)}],  # 29 of 70, where 30 are three times chance
+        "landmarks": [{"test": range(60), "validation": range(14)}],
         "decision_fusion": [{"test": range(40), "validation": range(1)}],  # one face better
     }
     _, found = assessed(tmp_path / "run", wrong, seconds=600)
@@ -440,16 +549,36 @@ def test_an_audit_that_is_not_met(tmp_path):
     met = {number: [row["met"] for row in of] for number, of in rows.items()}
     assert met["functional 4"] == [False]  # there is no fusion of features
     assert met["functional 5"] == [False]  # drawn faces
-    assert met["non-functional 3"] == [False, False]
-    assert met["non-functional 4"] == [False]
-    assert met["non-functional 5"] == [True, False, False]  # gaps of 0, 50 and 3.57 points
-    assert [row["value"] for row in rows["non-functional 5"]] == [
-        "0.0 points",
-        "50.0 points",
-        "3.6 points",
-    ]
+    assert met["non-functional 3"] == [None, False]
+    assert met["non-functional 4"] == [None]
+    assert met["non-functional 5"] == [None, False, None]  # gaps of 0, 50 and 3.57 points
+    values = [row["value"] for row in rows["non-functional 5"]]
+    assert values[0] == f"0.0 points, 95% interval {MINUS}8.4 to 12.1"
+    assert values[1].startswith("50.0 points, 95% interval 3")
+    assert values[2].startswith(f"3.6 points, 95% interval {MINUS}")
     assert met["non-functional 6"] == [False]  # an hour, not less
     assert rows["non-functional 6"][0]["value"].startswith("3,600 s")
+
+
+@pytest.mark.parametrize(("right", "met"), [(42, True), (30, None), (18, False)])
+def test_the_audit_goes_by_the_interval_of_the_accuracy(tmp_path, right, met):
+    """Three times chance is 30 of 70; the interval of 42 begins at 48%, that of 18 ends at 37%."""
+    _, found = assessed(tmp_path / "run", {"image": [range(70 - right)]})
+    (row,) = audit_of(found)["non-functional 3"]
+    assert row["met"] is met
+
+
+def test_the_audit_and_the_verdicts_agree(tmp_path):
+    """A fusion's gains over parts that are networks of the run are the differences of the pairs."""
+    _, found = assessed(tmp_path / "run", RIGHT, modalities=None)
+    by_names = {(p["better"], p["worse"]): p for p in found["pairs"]}
+    for name in ("decision_fusion", "feature_fusion"):
+        for part, of in found["fusions"][name]["modalities"].items():
+            pair = by_names[name, part]
+            gain = of["gain"]
+            assert gain["mean"] == pytest.approx(pair["difference"]["mean"])
+            assert gain["simultaneous"] == pytest.approx(pair["simultaneous"])
+            assert (gain["p"], gain["shown"]) == (pair["p"], pair["shown"])
 
 
 def test_an_audit_that_cannot_tell(tmp_path):
@@ -471,6 +600,7 @@ def test_a_fusion_below_its_part_is_said_to_be(tmp_path):
     _, found = assessed(tmp_path / "run", wrong)
     (row,) = audit_of(found)["non-functional 4"]
     assert row["met"] is False
+    assert row["requirement"] == "This Fusion of decisions is better than both its parts."
     assert "50.0 points below image alone" in row["value"]
     assert "50.0 points above landmarks alone" in row["value"]
 
@@ -1014,6 +1144,42 @@ def test_the_same_config_twice_is_not_two_splits(tmp_path):
     assert page.tables[1]["tbody"] == [
         ["image", "not shown", "there minus here", "0.0", f"{MINUS}2.7 to 2.7", "1.000", "1"]
     ]
+
+
+def test_seeds_of_two_runs_are_paired_by_name_not_by_place(tmp_path):
+    """Of runs with the seeds (0, 1) and (1, 0), wrong on the same faces where they are the same."""
+    some, others = range(20), range(40, 55)
+    runs = [
+        run.load(fabricate(tmp_path / "one", {"image": [some, others]})),
+        run.load(fabricate(tmp_path / "two", {"image": [some, others]}, image__learning_rate=1.0)),
+    ]
+    runs[1].networks["image"].reverse()
+    runs[1].config["seeds"] = [1, 0]
+    (found,) = compare.same_network(runs)
+    assert found.compared.estimate.seeds == [0, 0]
+    low, high = found.compared.simultaneous
+    assert low == -high
+    assert high < 0.03
+
+
+def test_pairs_of_runs_are_corrected_for_their_number(tmp_path):
+    """15 faces against 4 are shown alone, and not as one of the six pairs of four runs."""
+    wrong = [range(15), range(15, 19), range(40, 52), range(52, 63)]
+    runs = [
+        run.load(fabricate(tmp_path / f"run_{i}", {"image": [faces]}, image__learning_rate=0.1 * i))
+        for i, faces in enumerate(wrong)
+    ]
+    (alone,) = compare.same_network(runs[:2])
+    together = compare.same_network(runs)
+    assert len(together) == 6
+    assert alone.compared.shown
+    assert not together[0].compared.shown
+    assert (together[0].first, together[0].second) == (0, 1)
+    assert together[0].compared.estimate == alone.compared.estimate
+    assert together[0].compared.p > alone.compared.p
+    low, high = together[0].compared.simultaneous
+    assert low < alone.compared.simultaneous[0]
+    assert high > alone.compared.simultaneous[1]
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):

@@ -202,8 +202,9 @@ def _reliability(predictions: Sequence[Predictions]) -> list[Json]:
     for decisions, confidence, accuracy in zip(*found, strict=True):
         # Decisions of several seeds about the same faces count as those of one.
         faces = decisions / len(predictions)
-        ends = statistics.share_ends(accuracy, accuracy * (1 - accuracy) / faces, faces)
-        low, high = np.clip(ends(statistics.POINTWISE), 0, 1)
+        variance = accuracy * (1 - accuracy) / faces
+        spread = statistics.Spread(accuracy, 1, 0.0, variance, variance)
+        low, high = np.clip(statistics.share_ends(spread, faces)(statistics.POINTWISE, False), 0, 1)
         bins.append(
             {
                 "decisions": int(decisions),

@@ -20,6 +20,8 @@ ANEW = "delete it and run again: the run writes it anew"
 CLASSES = len(EMOTIONS)
 BINS = 15  # of confidence, with as many faces in each as in the others
 FACES_IN_A_BIN = 10  # at least; where there are fewer faces there are fewer bins
+# A probability below the smallest float32 is stored as 0; its logarithm shall stay finite.
+HIGHEST_LOSS = -float(np.log(np.finfo(np.float32).tiny))
 CALIBRATED_DRAWS = 4000  # of labels of a perfectly calibrated network
 
 
@@ -178,7 +180,6 @@ def _correct(predictions: Predictions) -> np.ndarray:
 
 def _negative_log(predictions: Predictions) -> np.ndarray:
     own = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
-    # A probability below the smallest float32 is stored as 0; its logarithm shall stay finite.
     return -np.log(np.maximum(own.astype(np.float64), np.finfo(np.float32).tiny))
 
 
@@ -242,13 +243,20 @@ def _bins(confidence: np.ndarray) -> np.ndarray:
     return where
 
 
-def _squares(faces: np.ndarray, sums: np.ndarray, squares: np.ndarray) -> np.ndarray:
-    """`Squares` but for its first field (..., 3), from sums over each bin (..., bins)."""
-    several = faces > 1  # of a single face nothing says how much of its gap is chance
-    faces = np.where(several, faces, 2)
-    total = np.where(several, sums**2 / faces, 0.0)
-    noise = np.where(several, np.maximum(squares - sums**2 / faces, 0.0) / (faces - 1), 0.0)
-    return np.stack([total.sum(-1), noise.sum(-1), (noise**2).sum(-1)], axis=-1)
+def _squares(
+    faces: np.ndarray, sums: np.ndarray, squares: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each bin, faces times the squared mean gap, and the variance of the gaps (..., bins).
+
+    Args:
+        faces: (bins,).
+        sums: (..., bins), of the gaps.
+        squares: (..., bins), of the squares of the gaps.
+    """
+    # A single face does not tell how much of its gap is chance, and is left out.
+    total = np.where(faces > 1, sums**2 / faces, 0.0)
+    noise = np.maximum(squares - sums**2 / faces, 0.0) / np.maximum(faces - 1, 1)
+    return total, noise
 
 
 def calibration_squares(predictions: Predictions) -> Squares:
@@ -259,10 +267,14 @@ def calibration_squares(predictions: Predictions) -> Squares:
     confidence = predictions.probabilities.max(-1).astype(np.float64)
     gap = confidence - predictions.correct
     where = _bins(confidence)
-    faces, sums, squares = (
-        np.bincount(where, weights) for weights in (np.ones_like(gap), gap, gap**2)
+    faces, sums, squares, right = (
+        np.bincount(where, x) for x in (np.ones_like(gap), gap, gap**2, predictions.correct)
     )
-    return Squares(len(gap), *_squares(faces, sums, squares).tolist())
+    total, noise = _squares(faces, sums, squares)
+    # Two right faces and two wrong ones more, as in the interval of Agresti and Coull (1998).
+    beside = 4 * faces / (faces + 4) * (right / faces - 0.5) ** 2
+    smooth = (faces * noise + 1 + beside) / (faces + 4)
+    return Squares(len(gap), *(float(x.sum()) for x in (total, noise, smooth, smooth**2)))
 
 
 def _calibration_error(predictions: Predictions) -> float:
@@ -289,15 +301,15 @@ def calibrated_below(
         np.bincount(where, x) for x in (np.ones_like(confidence), confidence, confidence**2)
     )
     random = np.random.default_rng(seed)
-    found = []
+    found: list[np.ndarray] = []
     for begin in range(0, draws, 250):
         shape = (min(250, draws - begin), len(confidence))
         right = (random.random(shape, dtype=np.float32) < confidence).astype(np.float32)
         correct, both = np.split(right @ weights, 2, axis=1)
         # With y either 0 or 1, (c - y)^2 is c^2 - 2cy + y.
-        found.append(_squares(faces, of_confidence - correct, of_squares - 2.0 * both + correct))
-    total, noise, _ = np.concatenate(found).T
-    squares = np.quantile((total - noise) / len(confidence), LEVEL)
+        total, noise = _squares(faces, of_confidence - correct, of_squares - 2.0 * both + correct)
+        found.append((total - noise).sum(1))
+    squares = np.quantile(np.concatenate(found) / len(confidence), LEVEL)
     return float(np.sqrt(max(squares, 0.0)))
 
 
@@ -318,7 +330,7 @@ METRICS = {
         _negative_log,
         percent=False,
         higher_is_better=False,
-        highest=np.inf,
+        highest=HIGHEST_LOSS,
     ),
     "brier": Metric(
         "Brier score",

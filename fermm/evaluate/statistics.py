@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 LEVEL = 0.95
 DRAWS = 200_000  # of the largest of correlated normal deviates, for simultaneous intervals
@@ -53,42 +53,46 @@ class Spread(NamedTuple):
     Attributes:
         mean: the mean.
         seeds: how many there are.
-        by_seeds: variance of the mean, the faces as they are; 0 for a single seed.
+        by_seeds: variance of the mean that the seeds make, the faces as they are; 0 for a single
+            seed.
         by_faces: variance of the mean that the choice of faces makes, the networks as they are.
-        between: variance of the mean that the seeds make beyond what `by_faces` holds already; 0
-            for a single seed.
+        rest: what of `by_faces` is not in `by_seeds` too.
     """
 
     mean: float
     seeds: int
     by_seeds: float
     by_faces: float
-    between: float
+    rest: float
 
 
 def spread(table: np.ndarray, values: np.ndarray | None = None) -> Spread:
     """The two components of variance of a table whose rows and columns are both drawn at random.
 
     With a_s the effect of a seed, b_n that of a face and e_sn that of both together, the mean has
-    the variance var(a)/S + var(b)/N + var(e)/(SN). The variance of the column means holds the
-    second and third term, that of the row means the first and third; the third is taken out of the
-    latter by the mean square of the residuals (two-way analysis of variance, one value a cell).
+    the variance var(a)/S + var(b)/N + var(e)/(SN). The variance of the row means holds the first
+    and third term, that of the column means the second and third; the third is taken out of the
+    latter by the mean square of the residuals (two-way analysis of variance, one value a cell),
+    which many faces make exact. (Taken out of the former, which few seeds leave uncertain, it
+    would make that 0 by chance.)
 
     Args:
-        table: float (S, N), N at least 2.
+        table: float (S, N); for N = 1 the parts that faces make are 0, for nothing tells them.
         values: float (S,), the metric for each seed; by default the means of the rows.
     """
     count, faces = table.shape
     values = table.mean(1) if values is None else values
     by_face = table.mean(0)
-    by_faces = float(by_face.var(ddof=1)) / faces
+    by_faces = float(by_face.var(ddof=1)) / faces if faces > 1 else 0.0
     if count == 1:
-        return Spread(float(values[0]), 1, 0.0, by_faces, 0.0)
+        return Spread(float(values[0]), 1, 0.0, by_faces, by_faces)
     by_seeds = float(values.var(ddof=1)) / count
+    if faces == 1:
+        return Spread(float(values.mean()), count, by_seeds, 0.0, 0.0)
     residuals = table - by_face - table.mean(1, keepdims=True) + table.mean()
     interaction = float((residuals**2).sum()) / ((count - 1) * (faces - 1)) / (count * faces)
-    between = max(by_seeds - interaction, 0.0)
-    return Spread(float(values.mean()), count, by_seeds, by_faces, between)
+    rest = max(by_faces - interaction, 0.0)
+    return Spread(float(values.mean()), count, by_seeds, by_faces, rest)
 
 
 class Confidence(NamedTuple):
@@ -105,16 +109,19 @@ class Confidence(NamedTuple):
     @property
     def faces(self) -> float:
         """Two-sided error rate for the part that faces make."""
-        return float(2 * stats.norm.sf(self.z))
+        return float(2 * special.ndtr(-self.z))
 
 
-POINTWISE = Confidence(float(stats.norm.ppf((1 + LEVEL) / 2)), 1 - LEVEL)
+POINTWISE = Confidence(float(special.ndtri((1 + LEVEL) / 2)), 1 - LEVEL)
 
-Ends = Callable[[Confidence], Interval]
-"""From a confidence to both ends over the choice of faces."""
+Ends = Callable[[Confidence, bool], Interval]
+"""From a confidence to both ends over the choice of faces.
+
+The second argument says whether only `Spread.rest` counts, since `Spread.by_seeds` is added.
+"""
 
 
-def share_ends(mean: float, variance: float, faces: float) -> Ends:
+def share_ends(found: Spread, faces: float) -> Ends:
     """Wilson's interval of a share (Wilson, 1927, doi:10.1080/01621459.1927.10502953).
 
     It contains more than one point where the share is 0 or 1 too. Where the variance is not that of
@@ -122,32 +129,35 @@ def share_ends(mean: float, variance: float, faces: float) -> Ends:
     surveys with a design effect.
 
     Args:
-        mean: of the share.
-        variance: of `mean`, over the choice of faces.
+        found: the share and its variances.
         faces: how many there are; for weighted faces the number of faces of equal weight that
             would give the same variance.
     """
 
-    def ends(confidence: Confidence) -> Interval:
+    def ends(confidence: Confidence, rest: bool) -> Interval:
         square = confidence.z**2
-        middle = (faces * mean + square / 2) / (faces + square)
+        variance = found.rest if rest else found.by_faces
+        middle = (faces * found.mean + square / 2) / (faces + square)
         margin = confidence.z * np.sqrt(faces**2 * variance + square / 4) / (faces + square)
         return middle - margin, middle + margin
 
     return ends
 
 
-def value_ends(mean: float, variance: float, faces: int) -> Ends:
+def value_ends(found: Spread, faces: int) -> Ends:
     """Student's interval of a mean over faces."""
 
-    def ends(confidence: Confidence) -> Interval:
+    def ends(confidence: Confidence, rest: bool) -> Interval:
+        if faces == 1:
+            return -np.inf, np.inf
+        variance = found.rest if rest else found.by_faces
         margin = _student(confidence.faces, faces - 1) * np.sqrt(variance)
-        return mean - margin, mean + margin
+        return found.mean - margin, found.mean + margin
 
     return ends
 
 
-def difference_ends(table: np.ndarray, variance: float, *, exact: bool) -> Ends:
+def difference_ends(table: np.ndarray, found: Spread, *, exact: bool) -> Ends:
     """The interval of a difference of two shares of the same faces.
 
     Wald's with half a face added to each of the four cells (Agresti and Min, 2005,
@@ -158,28 +168,28 @@ def difference_ends(table: np.ndarray, variance: float, *, exact: bool) -> Ends:
 
     Args:
         table: float (S, N), first minus second, from -1 to 1.
-        variance: of its mean, over the choice of faces.
+        found: its mean and variances.
         exact: whether it is widened so.
     """
     count, faces = table.shape
-    mean = float(table.mean())
     more = float(np.maximum(table, 0).sum()) / count
     less = float(np.maximum(-table, 0).sum()) / count
     discordant = more + less
     single = discordant - (more - less) ** 2 / faces
-    ratio = float(np.clip(faces**2 * variance / single, 1 / count, 1)) if single > 0 else 1.0
 
-    def ends(confidence: Confidence) -> Interval:
-        middle = faces * mean / (faces + 2)
-        squares = faces**2 * variance + 1 + 2 * faces / (faces + 2) * mean**2
+    def ends(confidence: Confidence, rest: bool) -> Interval:
+        variance = found.rest if rest else found.by_faces
+        middle = faces * found.mean / (faces + 2)
+        squares = faces**2 * variance + 1 + 2 * faces / (faces + 2) * found.mean**2
         margin = confidence.z * np.sqrt(squares) / (faces + 2)
         low, high = middle - margin, middle + margin
         if not exact or not discordant:
             return low, high
         tail = confidence.faces / 2
+        ratio = float(np.clip(faces**2 * variance / single, 1 / count, 1)) if single > 0 else 1.0
         first, second = more / ratio, less / ratio
-        lowest = stats.beta.ppf(tail, first, second + 1) if first else 0.0
-        highest = stats.beta.isf(tail, first + 1, second) if second else 1.0
+        lowest = special.betaincinv(first, second + 1, tail) if first else 0.0
+        highest = special.betainccinv(first + 1, second, tail) if second else 1.0
         of_faces = discordant / faces
         return min(low, (2 * lowest - 1) * of_faces), max(high, (2 * highest - 1) * of_faces)
 
@@ -192,15 +202,17 @@ def over_both(found: Spread, ends: Ends, confidence: Confidence = POINTWISE) -> 
     The margins of the two parts are added as squares, that of the seeds by Student's quantile for
     S-1 degrees of freedom: of Gaussian means with such margins the coverage is at least the nominal
     one whatever the ratio of the variances is (Banerjee, 1960, Sankhya 22, 357-366). One common
-    quantile for a sum of variances, as Satterthwaite's, is too narrow for two or three seeds.
+    quantile for a sum of variances, as Satterthwaite's, is too narrow for two or three seeds. Seeds
+    that agree by chance do not make it narrower than that over faces alone.
     """
-    low, high = ends(confidence)
-    if not found.between:
-        return low, high
-    of_seeds = _student(confidence.seeds, found.seeds - 1) * np.sqrt(found.between)
+    lowest, highest = ends(confidence, False)
+    if not found.by_seeds:
+        return lowest, highest
+    low, high = ends(confidence, True)
+    of_seeds = _student(confidence.seeds, found.seeds - 1) * np.sqrt(found.by_seeds)
     return (
-        found.mean - np.hypot(found.mean - low, of_seeds),
-        found.mean + np.hypot(high - found.mean, of_seeds),
+        min(lowest, found.mean - np.hypot(found.mean - low, of_seeds)),
+        max(highest, found.mean + np.hypot(high - found.mean, of_seeds)),
     )
 
 
@@ -226,7 +238,7 @@ def summarise(
         found.mean,
         float(values.std(ddof=1)) if several else None,
         clip(t_interval(values)) if several else None,
-        clip(ends(POINTWISE)),
+        clip(ends(POINTWISE, False)),
         clip(over_both(found, ends)),
     )
 
@@ -241,9 +253,15 @@ def estimate_share(
         values: float (S,), see `spread`.
         faces: see `share_ends`; by default N.
     """
-    found = spread(table, values)
-    ends = share_ends(found.mean, found.by_faces, table.shape[1] if faces is None else faces)
+    found = _binomial(spread(table, values), table)
+    ends = share_ends(found, table.shape[1] if faces is None else faces)
     return summarise(table.mean(1) if values is None else values, found, ends, (0.0, 1.0))
+
+
+def _binomial(found: Spread, table: np.ndarray) -> Spread:
+    """The variance that faces make without Bessel's correction, which for a share is p(1-p)/N."""
+    factor = (table.shape[1] - 1) / table.shape[1]
+    return found._replace(by_faces=factor * found.by_faces, rest=factor * found.rest)
 
 
 def estimate_value(table: np.ndarray, bounds: Interval = (-np.inf, np.inf)) -> Estimate:
@@ -254,7 +272,7 @@ def estimate_value(table: np.ndarray, bounds: Interval = (-np.inf, np.inf)) -> E
         bounds: between which the mean lies.
     """
     found = spread(table)
-    ends = value_ends(found.mean, found.by_faces, table.shape[1])
+    ends = value_ends(found, table.shape[1])
     return summarise(table.mean(1), found, ends, bounds)
 
 
@@ -266,7 +284,7 @@ def estimate_difference(table: np.ndarray, *, exact: bool = True) -> Estimate:
         exact: see `difference_ends`.
     """
     found = spread(table)
-    ends = difference_ends(table, found.by_faces, exact=exact)
+    ends = difference_ends(table, found, exact=exact)
     return summarise(table.mean(1), found, ends, (-1.0, 1.0))
 
 
@@ -280,22 +298,16 @@ def estimate_gap(first: np.ndarray, second: np.ndarray) -> Estimate:
         first: float (S, N).
         second: float (S, M), subtracted.
     """
-    one, other = spread(first), spread(second)
+    one, other = (_binomial(spread(table), table) for table in (first, second))
     values = first.mean(1) - second.mean(1)
     count = len(values)
     by_seeds = float(values.var(ddof=1)) / count if count > 1 else 0.0
-    interaction = sum(x.by_seeds - x.between for x in (one, other))
-    found = Spread(
-        one.mean - other.mean,
-        count,
-        by_seeds,
-        one.by_faces + other.by_faces,
-        max(by_seeds - interaction, 0.0),
-    )
-    both = [share_ends(s.mean, s.by_faces, t.shape[1]) for s, t in ((one, first), (other, second))]
+    by_faces, rest = one.by_faces + other.by_faces, one.rest + other.rest
+    found = Spread(one.mean - other.mean, count, by_seeds, by_faces, rest)
+    both = share_ends(one, first.shape[1]), share_ends(other, second.shape[1])
 
-    def ends(confidence: Confidence) -> Interval:
-        (low, high), (other_low, other_high) = (each(confidence) for each in both)
+    def ends(confidence: Confidence, rest: bool) -> Interval:
+        (low, high), (other_low, other_high) = (each(confidence, rest) for each in both)
         return (
             found.mean - float(np.hypot(one.mean - low, other_high - other.mean)),
             found.mean + float(np.hypot(high - one.mean, other.mean - other_low)),
@@ -350,13 +362,13 @@ class Family:
             draws: how many normal deviates of each.
             seed: of these draws.
         """
-        self._tables = list(tables)
-        of = [None] * len(self._tables) if faces is None else list(faces)
+        self.tables = list(tables)
+        of = [None] * len(self.tables) if faces is None else list(faces)
         random = np.random.default_rng(seed)
         largest = np.zeros(draws)
         self._count = 0  # of differences that are not the same, and not always 0
         for group in dict.fromkeys(of):
-            own = [t.mean(0) for t, g in zip(self._tables, of, strict=True) if g == group]
+            own = [t.mean(0) for t, g in zip(self.tables, of, strict=True) if g == group]
             own = list({x.tobytes(): x for x in own if np.ptp(x) > 0}.values())
             self._count += len(own)
             if not own:
@@ -381,11 +393,11 @@ class Family:
         self.confidence = self._confidence(float(np.quantile(self._largest, LEVEL)))
 
     def _bonferroni(self, z: float) -> float:
-        return float(2 * self._count * stats.norm.sf(z))
+        return float(2 * self._count * special.ndtr(-z))
 
     def corrected(self, p: float) -> float:
         """A p-value of one of the differences, corrected for their number by the same draws."""
-        return self._error_rate(float(stats.norm.isf(p / 2)))
+        return self._error_rate(float(-special.ndtri(p / 2)))
 
     def _error_rate(self, z: float) -> float:
         """How often the largest |t| is at least z."""
@@ -400,12 +412,12 @@ class Family:
     @functools.cached_property
     def compared(self) -> list[Compared]:
         """The differences, in order."""
-        return [self._compare(table) for table in self._tables]
+        return [self._compare(table) for table in self.tables]
 
     def _compare(self, table: np.ndarray) -> Compared:
         found = spread(table)
-        ends = difference_ends(table, found.by_faces, exact=True)
-        low, high = np.clip(over_both(found, ends, self.confidence), -1.0, 1.0)
+        ends = difference_ends(table, found, exact=True)
+        low, high = self.interval_of(table)
 
         def nearest(z: float) -> float:
             """The distance of 0 from the interval, negative within."""
@@ -424,7 +436,14 @@ class Family:
         if (low > 0 or high < 0) != (p < 1 - LEVEL):
             p = np.nextafter(1 - LEVEL, 0) if low > 0 or high < 0 else 1 - LEVEL
         summary = summarise(table.mean(1), found, ends, (-1.0, 1.0))
-        return Compared(summary, (float(low), float(high)), float(p))
+        return Compared(summary, (low, high), float(p))
+
+    def interval_of(self, table: np.ndarray) -> Interval:
+        """The simultaneous interval of one of the differences."""
+        found = spread(table)
+        ends = difference_ends(table, found, exact=True)
+        low, high = np.clip(over_both(found, ends, self.confidence), -1.0, 1.0)
+        return float(low), float(high)
 
 
 def t_interval(values: Sequence[float] | np.ndarray, error_rate: float = 1 - LEVEL) -> Interval:
@@ -456,7 +475,7 @@ def _about_mean(values: Sequence[float] | np.ndarray, factor: float, error_rate:
 
 
 def _student(error_rate: float, freedom: int) -> float:
-    return float(stats.t.isf(error_rate / 2, freedom))
+    return float(-special.stdtrit(freedom, error_rate / 2)) if error_rate else np.inf
 
 
 class McNemar(NamedTuple):
@@ -493,13 +512,16 @@ class Squares(NamedTuple):
         faces: how many there are.
         total: sum over the bins of the faces times the square of their mean gap.
         noise: what of it is chance: the sum over the bins of the variance of the gaps.
-        noise_squares: the sum of the squares of these variances.
+        smooth: the same with two right and two wrong faces added to each bin, for in a small bin
+            all may be right by chance.
+        smooth_squares: the sum of the squares of these variances.
     """
 
     faces: int
     total: float
     noise: float
-    noise_squares: float
+    smooth: float
+    smooth_squares: float
 
     @property
     def square(self) -> float:
@@ -516,7 +538,8 @@ def estimate_calibration(squares: Sequence[Squares]) -> Estimate:
     which is the error, has the interval that its distribution gives by inversion; the upper end is
     taken relative to a perfectly calibrated network, so that it never is 0. Networks of several
     seeds are tested on the same faces; that their chance deviations differ in part is not made use
-    of. The part of the seeds is added on the scale of the squares, see `over_both`.
+    of, so that the interval of many seeds is wider than it need be. The part that seeds make is
+    added on the scale of the squares, see `over_both`.
 
     Args:
         squares: of each seed.
@@ -526,11 +549,13 @@ def estimate_calibration(squares: Sequence[Squares]) -> Estimate:
     values = np.sqrt(np.maximum(of_seeds, 0))
     square = float(of_seeds.mean())
     by_seeds = float(of_seeds.var(ddof=1)) / count if count > 1 else 0.0
-    found = Spread(square, count, by_seeds, 0.0, by_seeds)
-    total, noise, noise_squares = np.mean([x[1:] for x in squares], axis=0)
+    found = Spread(square, count, by_seeds, 0.0, 0.0)  # `ends` has what faces make
+    total, noise, smooth, smooth_squares = np.mean([x[1:] for x in squares], axis=0)
+    # The mean of the sum is the error's part and `noise`; its spread is that of smoothed variances.
+    total = max(total - noise + smooth, 0.0)
 
-    def ends(confidence: Confidence) -> Interval:
-        return _noncentral(total, noise, noise_squares, confidence.faces / 2, faces)
+    def ends(confidence: Confidence, rest: bool) -> Interval:
+        return _noncentral(total, smooth, smooth_squares, confidence.faces / 2, faces)
 
     def root(interval: Interval) -> Interval:
         low, high = np.sqrt(np.clip(interval, 0, 1))
@@ -541,7 +566,7 @@ def estimate_calibration(squares: Sequence[Squares]) -> Estimate:
         float(np.sqrt(max(square, 0.0))),
         float(values.std(ddof=1)) if count > 1 else None,
         root(t_interval(of_seeds)) if count > 1 else None,
-        root(ends(POINTWISE)),
+        root(ends(POINTWISE, False)),
         root(over_both(found, ends)),
     )
 
@@ -549,15 +574,13 @@ def estimate_calibration(squares: Sequence[Squares]) -> Estimate:
 def _noncentral(
     total: float, noise: float, noise_squares: float, tail: float, faces: int
 ) -> Interval:
-    if not noise:
-        return total / faces, total / faces
     scale, freedom = noise_squares / noise, noise**2 / noise_squares
     found = total / scale
 
     def below(noncentrality: float) -> float:
-        return float(stats.ncx2.cdf(found, freedom, noncentrality))
+        return float(special.chndtr(found, freedom, noncentrality))
 
-    centre = float(stats.chi2.cdf(found, freedom))
+    centre = float(special.chdtr(freedom, found))
     furthest = (np.sqrt(found) + 10) ** 2 + 100
     low = 0.0
     if centre > 1 - tail:
