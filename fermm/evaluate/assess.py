@@ -469,7 +469,7 @@ def audit(run: Run, assessment: Json) -> list[Json]:
     )
     where = f"on {assessment['split']} data"
     # With one seed nothing is known of another network of the kind.
-    this, over = ("", "seeds and faces") if len(run.seeds) > 1 else ("This ", "faces")
+    this, over = ("", "seeds and faces") if len(run.seeds) > 1 else ("As trained here, ", "faces")
     for name in singles:
         accuracy = assessment["networks"][name]["accuracy"]
         row(
@@ -484,7 +484,7 @@ def audit(run: Run, assessment: Json) -> list[Json]:
         gains = {part: of["gain"] for part, of in parts.items()}
         row(
             "non-functional 4",
-            f"{this}{titles[name]} is better than both its parts.",
+            f"{this}{titles[name]} is better than both its members.",
             f"simultaneous 95% intervals over {over} of the differences {where} above 0, for both",
             "; ".join(
                 f"{points(abs(gain['mean']))} points "

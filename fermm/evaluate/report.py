@@ -109,6 +109,7 @@ def notes(run: Run, assessment: Mapping[str, Any]) -> list[str]:
         )
     if run.note:
         found.append(f"{run.note[0].upper()}{run.note[1:]}.".replace("..", "."))
+    found += getattr(run, "notes", ())  # of changed code
     labels = run.samples.of(run.assessed).labels
     counts = np.bincount(labels, minlength=len(EMOTIONS))
     few = [f"{EMOTIONS[i]} ({n})" for i, n in enumerate(counts) if 0 < n < FEW]
