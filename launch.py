@@ -158,6 +158,7 @@ def _join_processes() -> None:
         _fail(f"--coordinator={_COORDINATOR.value}: {str(error).splitlines()[0]}")
     from fermm.train import devices
 
+    devices.require_backend()
     # The first meeting must be over in half a minute, of which reading the data may take more.
     devices.wait_for_all("joined")
 
@@ -166,7 +167,7 @@ def _keep_compiled(config: dict[str, Any]) -> None:
     """Has JAX keep compiled programs beside the prepared data, so that later runs start sooner."""
     import jax
 
-    from fermm.paths import expand
+    from fermm.paths import NoHomeError, expand
 
     data = config.get("data")
     cache = data.get("cache_dir") if isinstance(data, dict) else None
@@ -176,7 +177,10 @@ def _keep_compiled(config: dict[str, Any]) -> None:
     info = Path("/proc/cpuinfo")
     flags = {x for x in info.read_text().splitlines() if "flags" in x} if info.exists() else ()
     kind = hashlib.sha256(" ".join([platform.machine(), *sorted(flags)]).encode()).hexdigest()[:16]
-    where = expand(cache) / "compiled" / kind
+    try:
+        where = expand(cache) / "compiled" / kind
+    except NoHomeError:
+        return  # whether the run needs the cache is looked at later
     if not os.access(next(p for p in (where, *where.parents) if p.exists()), os.W_OK):
         return  # the run may do without, and JAX would warn of every program
     jax.config.update("jax_compilation_cache_dir", str(where))

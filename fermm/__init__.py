@@ -4,8 +4,9 @@
 >>> network = fermm.restore("runs/paper", "feature_fusion")
 >>> probabilities = network.predict(images=images)  # uint8 (N, 48, 48) -> float32 (N, 7)
 
-Public: `EMOTIONS`, `InputError`, `landmarks` (a module: `extract`, `read_csv`, `write_csv`) and
-`restore`. They are imported when first used, so that importing fermm is quick.
+Public: `EMOTIONS`, `InputError`, `landmarks` (a module: `extract`, `predictor_digest`, `read_csv`,
+`write_csv`), `restore` and `__version__`. They are imported when first used, so that importing
+fermm is quick.
 """
 
 import importlib
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from fermm.errors import InputError
     from fermm.predict import restore
 
-__all__ = ["EMOTIONS", "InputError", "landmarks", "restore"]
+    __version__: str
+
+__all__ = ["EMOTIONS", "InputError", "__version__", "landmarks", "restore"]
 
 _HOMES = {
     "EMOTIONS": "fermm.data.faces",
@@ -28,6 +31,9 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        globals()[name] = importlib.import_module("importlib.metadata").version("fermm")
+        return globals()[name]
     if name not in _HOMES:
         raise AttributeError(f"module 'fermm' has no attribute {name!r}")
     home = importlib.import_module(_HOMES[name])

@@ -5,6 +5,7 @@ What a run directory holds is written down in README.md, "What a run leaves".
 
 import contextlib
 import csv
+import itertools
 import os
 import platform
 import time
@@ -52,6 +53,7 @@ class Network(NamedTuple):
     key: str
 
 
+@devices.in_float32
 def run(
     config: Mapping[str, Any], workdir: str | os.PathLike[str], stop: Stop | None = None
 ) -> dict[str, Any]:
@@ -73,6 +75,7 @@ def run(
         Stopped: `stop` said so.
     """
     settings.check(config)
+    devices.require_backend()
     devices.require_same("config: use the same flags", config)
     workdir = expand(workdir)
     if config["split_seeds"]:
@@ -86,6 +89,7 @@ def run(
         if devices.is_main():
             samples = _samples(source)
             _check_parts_have_not_seen(samples, config)
+            _check_parts_read_the_same(config, workdir, source)
     devices.require_same("data: see to config.data.path on every host", source.identity)
     with contextlib.ExitStack() as stack:
         with devices.main_first(f"use {workdir}"):
@@ -310,6 +314,27 @@ def _check_parts_have_not_seen(samples: run_lib.Samples, config: Mapping[str, An
             )
 
 
+def _check_parts_read_the_same(config: Mapping[str, Any], workdir: Path, source: Source) -> None:
+    """That networks of other runs, to be fused, were trained on landmarks of the same predictor.
+
+    Of landmarks from a file it is not known what found them.
+    """
+    for name in config["networks"]:
+        if not (models.is_fusion(config[name]) and config[name]["start_from"]):
+            continue
+        for part, seed in itertools.product(MODALITIES, config["seeds"]):
+            where = _part_directory(config, workdir, name, part) / f"seed_{seed}"
+            meta = checkpoint.read_meta(checkpoint.locate(where / "checkpoints"))
+            then, now = meta["predictor"], source.predictor
+            reads = "landmarks" in meta["inputs"]
+            if reads and then and now and then["sha256"] != now["sha256"]:
+                raise InputError(
+                    f"config.{name}.start_from: {where} was trained on landmarks of another "
+                    f"predictor (SHA-256 {then['sha256']}) than this run's ({now['sha256']}): set "
+                    "config.data.predictor to that file, or train the parts in this run"
+                )
+
+
 class _Embeddings:
     """What `encode` gives for the faces of a split: computed once, for it is the expensive half."""
 
@@ -525,6 +550,7 @@ def _meta(
         "labels": EMOTIONS,
         "config": config,
         "data": source.identity,
+        "predictor": source.predictor,
         "versions": {package: metadata.version(package) for package in packages},
         "machine": {
             "system": platform.platform(),

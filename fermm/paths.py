@@ -8,11 +8,20 @@ from pathlib import Path
 
 from fermm.errors import InputError
 
+CACHE_DIR = "~/.cache/fermm"
+"""Where prepared data sets, compiled programs and unpacked predictors are kept by default."""
+
+
+class NoHomeError(InputError):
+    """A path begins with `~`, and this user has no home directory."""
+
 
 def expand(path: str | os.PathLike[str]) -> Path:
     """`path` with `~` or `~user` at its beginning replaced by the home directory.
 
     Raises:
+        NoHomeError: it begins with `~`, HOME is not set and the system does not know this user,
+            as in containers that run as any number.
         InputError: there is no such user, a name in it is too long for the file system, or it is
             no UTF-8, which the array library needs.
     """
@@ -21,6 +30,11 @@ def expand(path: str | os.PathLike[str]) -> Path:
         os.fspath(expanded).encode()
         expanded.exists()
     except RuntimeError:
+        if os.fspath(path).partition("/")[0] == "~":
+            raise NoHomeError(
+                f"{path}: this user has no home directory: set HOME, or write the path out (the "
+                "cache's is config.data.cache_dir)"
+            ) from None
         raise InputError(f"{path}: no such user; write the path out") from None
     except UnicodeEncodeError:
         raise InputError(f"{path}: its name is no UTF-8; choose another") from None

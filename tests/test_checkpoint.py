@@ -208,7 +208,7 @@ def test_where_there_is_no_room_the_ones_before_stay(directory):
 
 
 def test_a_checkpoint_written_by_an_earlier_version_is_restored():
-    """Written once, when the format was new, and never again: see docs/design.md, Checkpoints."""
+    """Written once by make_checkpoint.py, when the format was new, and never again."""
     kept = pathlib.Path(__file__).parent / f"checkpoint_format_{checkpoint.FORMAT}"
     assert checkpoint.find_damage(kept / "1") == ""
     network = fermm.restore(kept / "1")

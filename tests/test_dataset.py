@@ -1,6 +1,7 @@
 """The prepared data set: built once, read back bit for bit, never trusted half."""
 
 import dataclasses
+import hashlib
 import os
 import pathlib
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from fermm.data import dataset, fer2013, landmarks
 from fermm.data.faces import USAGES, Faces
 from fermm.errors import InputError
+from trainings import train_predictor
 
 try:
     landmarks.find_predictor()
@@ -19,6 +21,7 @@ except InputError:
     pytest.skip("needs the extra `landmarks`", allow_module_level=True)
 
 N = 12
+FOUND_BY = f"paper-{landmarks.PUBLISHED_PREDICTOR[:16]}"
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def test_is_prepared_once_and_read_the_second_time(source, tmp_path, monkeypatch
     raw = fer2013.read(source)
     assert_same(first, dataclasses.replace(raw, landmarks=landmarks.extract(raw.images)))
     [directory] = directories(cache)
-    assert directory.parts[-2:] == (f"{fer2013.digest(source)[:16]}-paper", "1.0.0")
+    assert directory.parts[-2:] == (f"{fer2013.digest(source)[:16]}-{FOUND_BY}", "1.1.0")
     # Nothing else is left in the cache.
     assert [path.name for path in cache.iterdir()] == ["fer2013_landmarks"]
 
@@ -109,6 +112,18 @@ def test_another_content_method_or_predictor_is_another_directory(source, tmp_pa
         source, cache_dir=cache, predictor=landmarks.find_predictor(), report=silent
     )
     assert_same(again, first)
+    assert len(directories(cache)) == 2  # for the content is the same, wherever it lies
+    own = train_predictor(tmp_path / "own68.dat")
+    for _ in range(2):
+        found = dataset.prepare(source, cache_dir=cache, predictor=own, report=silent)
+        expected = landmarks.extract(first.images, predictor=own)
+        np.testing.assert_array_equal(found.landmarks, expected)
+        assert found.origin == ("paper", hashlib.sha256(own.read_bytes()).hexdigest())
+    train_predictor(own, seed=1)  # another under the same path
+    other = dataset.prepare(source, cache_dir=cache, predictor=own, report=silent)
+    np.testing.assert_array_equal(other.landmarks, landmarks.extract(first.images, predictor=own))
+    assert (other.landmarks != found.landmarks).any()
+    assert len(directories(cache)) == 4
     shifted = first.landmarks + 1
     landmarks.write_csv(tmp_path / "paper.csv", shifted, first.labels)
     table = str(tmp_path / "paper.csv")
@@ -118,7 +133,47 @@ def test_another_content_method_or_predictor_is_another_directory(source, tmp_pa
     landmarks.write_csv(tmp_path / "paper.csv", shifted + 1, first.labels)
     read = dataset.prepare(source, cache_dir=cache, landmarks=table, report=silent)
     np.testing.assert_array_equal(read.landmarks, shifted + 1)
-    assert len(directories(cache)) == 5
+    assert read.origin == ("", "")
+    assert len(directories(cache)) == 6
+
+
+def test_what_the_published_predictor_found_is_read_where_there_is_none(
+    source, tmp_path, monkeypatch
+):
+    first = dataset.prepare(source, cache_dir=tmp_path / "cache", report=silent)
+    own = train_predictor(tmp_path / "own68.dat")
+    dataset.prepare(source, cache_dir=tmp_path / "own", predictor=own, report=silent)
+    monkeypatch.setattr(landmarks.importlib.util, "find_spec", lambda name: None)
+    assert_same(dataset.prepare(source, cache_dir=tmp_path / "cache"), first)
+    with pytest.raises(InputError, match=r"landmarks\.dat is missing: install the package"):
+        dataset.prepare(source, cache_dir=tmp_path / "own")
+
+
+def test_a_prepared_data_set_has_the_landmarks_that_are_asked_for(source, tmp_path):
+    own = train_predictor(tmp_path / "own68.dat")
+    digest = hashlib.sha256(own.read_bytes()).hexdigest()
+    first = dataset.prepare(source, cache_dir=tmp_path / "cache", predictor=own, report=silent)
+    [directory] = directories(tmp_path / "cache")
+    for streaming in (False, True):
+        faces = dataset.prepare(directory, predictor=own, streaming=streaming)
+        assert faces.origin == first.origin == ("paper", digest)
+        assert dataset.prepare(directory, streaming=streaming).origin == first.origin
+    other = landmarks.find_predictor()
+    with pytest.raises(InputError) as caught:
+        dataset.prepare(directory, predictor=other)
+    assert str(caught.value) == (
+        f"{directory}: its landmarks were not found by {other} (SHA-256 "
+        f"{landmarks.PUBLISHED_PREDICTOR}), but by {digest}: leave config.data.predictor empty, or "
+        "give the source of the data set as config.data.path"
+    )
+    table = str(tmp_path / "paper.csv")
+    landmarks.write_csv(table, first.landmarks, first.labels)
+    with pytest.raises(InputError) as caught:
+        dataset.prepare(directory, landmarks=table)
+    assert str(caught.value) == (
+        f"{directory}: a prepared data set, which has landmarks, and config.data.landmarks names "
+        f"others, {table}: give the source of the data set as config.data.path"
+    )
 
 
 def test_a_landmark_table_of_other_faces_is_refused(source, tmp_path):
@@ -179,7 +234,7 @@ def test_a_killed_build_is_not_taken_for_whole_and_is_cleared_away(source, tmp_p
     os.utime(unfinished, (0, 0))  # as if it had lain there since 1970
     faces = dataset.prepare(source, cache_dir=cache, report=silent)
     [directory] = directories(cache)
-    assert directory.name == "1.0.0"
+    assert directory.name == "1.1.0"
     assert_same(dataset.read(directory), faces)
 
 

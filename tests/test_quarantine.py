@@ -9,7 +9,16 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
-from test_fer2013 import AGAIN, GREY, HEADER, NEEDED_FOLDER, NEEDED_PIXEL, PICTURE, row
+from test_fer2013 import (
+    AGAIN,
+    GREY,
+    HEADER,
+    MISPLACED,
+    NEEDED_FOLDER,
+    NEEDED_PIXEL,
+    PICTURE,
+    row,
+)
 
 from configs import paper
 from fermm import experiment
@@ -102,9 +111,6 @@ def save_pictures(root):
     }
 
 
-MISPLACED = "needs to lie in train/<emotion>/ or test/<emotion>/; move it"
-
-
 def assert_pictures(faces, expected):
     assert dict(faces.rejected) == expected
     assert faces.images[:, 0, 0].tolist() == [10, 20, 30]
@@ -123,6 +129,39 @@ def test_folders(tmp_path):
     digest = fer2013.digest(tmp_path / "root")
     (tmp_path / "root/train/fear/Training_2.png").write_bytes(b"other picture")
     assert fer2013.digest(tmp_path / "root") != digest
+
+
+def test_whatever_lies_in_an_emotion_folder_is_read_or_told(tmp_path):
+    expected = save_pictures(tmp_path / "root")
+    before = fer2013.read(tmp_path / "root", on_error="quarantine")
+    folder = tmp_path / "root/train/sad"
+    for suffix in ("tiff", "tif", "webp", "gif", "ppm", "pgm", "TIFF", "heic"):
+        (folder / f"Training_9.{suffix}").write_bytes(b"anything")
+        kind = f"is a picture of kind {suffix.upper()}, needs PNG, JPEG or BMP; convert it"
+        expected[f"train/sad/Training_9.{suffix}"] = kind
+    for name in ("notes.txt", "faces.csv", "Training_0", "Training_1.png~"):
+        (folder / name).write_bytes(b"anything")
+        expected[f"train/sad/{name}"] = "is no picture (.png, .jpg, .jpeg, .bmp); remove it"
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", ".hidden.png", "Icon\r"):
+        (folder / name).write_bytes(b"anything")
+    for path in (tmp_path / "root", shutil.make_archive(tmp_path / "x", "zip", tmp_path / "root")):
+        faces = fer2013.read(path, on_error="quarantine")
+        assert_pictures(faces, expected)
+        # Usage and order are those without them, since what is no picture tells nothing of others.
+        assert faces.rows.tolist() == before.rows.tolist()
+        for name in ("glad", "sad/deep", "fear"):
+            assert any(place.startswith(f"train/{name}") for place, _ in faces.rejected)
+    for name, reason in expected.items():
+        if "sad" in name and "deep" not in name:
+            alone = tmp_path / "alone" / name
+            shutil.rmtree(tmp_path / "alone", ignore_errors=True)
+            alone.parent.mkdir(parents=True)
+            (alone.parent / "Training_1.png").write_bytes(GREY)
+            alone.write_bytes(b"anything")
+            if "Training_1.png" not in alone.name or alone.suffix == ".png~":
+                with pytest.raises(InputError) as caught:
+                    fer2013.read(tmp_path / "alone")
+                assert str(caught.value) == f"{tmp_path}/alone, {name}: {reason}"
 
 
 def test_zip(tmp_path):
@@ -152,7 +191,7 @@ def test_what_is_wrong_with_the_whole_still_stops(tmp_path):
     path.write_bytes(HEADER + row() + b"x\n" * (fer2013._REJECTED_LIMIT + 1))
     with pytest.raises(InputError, match=r"faces.csv: has over 100000 bad rows, is not FER2013"):
         fer2013.read(path, on_error="quarantine")
-    path.write_bytes(b"emotion,pixels\n")
+    path.write_bytes(b"emotion,usage,pixels\n")
     with pytest.raises(InputError, match=r"missing or repeated: Usage"):
         fer2013.read(path, on_error="quarantine")
 
@@ -203,13 +242,13 @@ def test_the_prepared_data_set_remembers(tmp_path, monkeypatch):
 
 def test_a_copy_under_another_name_is_as_good(tmp_path):
     prepare(tmp_path, "quarantine")
-    [directory] = (tmp_path / "cache").rglob("1.0.0")
+    [directory] = (tmp_path / "cache").rglob("1.1.0")
     copy = shutil.copytree(directory, tmp_path / "mine" / "faces")
     for streaming in (False, True):
         faces = dataset.prepare(copy, on_error="quarantine", streaming=streaming)
         assert_good(faces, BAD)
     (copy / "metadata.json").unlink()
-    with pytest.raises(InputError, match=r"\(36 faces and 0 rejected are not all rows\)"):
+    with pytest.raises(InputError, match=r"is damaged \(.*/metadata\.json'\): delete"):
         dataset.prepare(copy, on_error="quarantine")
 
 
@@ -231,8 +270,16 @@ def test_damage_to_what_is_remembered_is_noticed(tmp_path):
         file.write_text(damaged)
         with pytest.raises(InputError, match=r"is damaged \(.+\): delete that directory"):
             prepare(tmp_path, "quarantine")
-    file.unlink()
+    metadata = json.loads(whole)
+    file.write_text(json.dumps({"origin": metadata["origin"]}))
     with pytest.raises(InputError, match=r"\(36 faces and 0 rejected are not all rows\)"):
+        prepare(tmp_path, "quarantine")
+    del metadata["origin"]  # as before version 1.1.0
+    file.write_text(json.dumps(metadata))
+    with pytest.raises(InputError, match=r"does not tell how its landmarks came about\): delete"):
+        prepare(tmp_path, "quarantine")
+    file.unlink()
+    with pytest.raises(InputError, match=r"is damaged \(.*/metadata\.json'\): delete"):
         prepare(tmp_path, "quarantine")
 
 

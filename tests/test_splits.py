@@ -62,10 +62,11 @@ def test_official_split_without_usages_is_refused():
         splits.split(some, "official")
     assert str(caught.value) == (
         "split 'official' needs the usage of every face, unknown for 2 of 20 (the first is row 3): "
-        "use the CSV, or files named Training_*, PublicTest_* and PrivateTest_*, or split 'paper' "
-        "or 'grouped'"
+        "use the CSV with its column Usage, or folders train, val and test, or files named "
+        "Training_*, PublicTest_* and PrivateTest_* that do not contradict their folders, or split "
+        "'paper' or 'grouped'"
     )
-    with pytest.raises(InputError, match="leaves no face for validation"):
+    with pytest.raises(InputError, match="no face for validation: it takes the PublicTest faces"):
         splits.split(faces(20), "official")
 
 

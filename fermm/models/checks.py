@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from fermm.errors import InputError
 
 
@@ -35,6 +37,19 @@ def require_rates(**rates: Any) -> None:
     for name, value in rates.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
             raise InputError(f"arguments.{name} is {value!r}, needs a number from 0, less than 1")
+
+
+def require_images(images: Any) -> None:
+    """Images are uint8: floats may have been divided by 255 before, which the network does itself.
+
+    Raises:
+        InputError: they have another type.
+    """
+    if images.dtype != np.uint8:
+        raise InputError(
+            f"images are {images.dtype} {tuple(images.shape)}; the image network needs uint8, grey "
+            "levels from 0 to 255, and divides by 255 itself"
+        )
 
 
 def _is_size(value: Any) -> bool:

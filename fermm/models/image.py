@@ -6,7 +6,7 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from fermm.models.checks import require_sizes
+from fermm.models.checks import require_images, require_sizes
 from fermm.models.layers import (
     Conv2x2,
     at_least_float32,
@@ -51,7 +51,12 @@ class ImageNetwork(nn.Module):
         self.logits = dense(self.classes, dtype=at_least_float32(self.dtype))
 
     def encode(self, inputs: Inputs, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        """inputs["images"] uint8 (B, 48, 48) -> features, float (B, features)."""
+        """inputs["images"] uint8 (B, 48, 48) -> features, float (B, features).
+
+        Raises:
+            InputError: the images have another type.
+        """
+        require_images(inputs["images"])
         x = inputs["images"].transpose(1, 2, 0)[None].astype(self.dtype) / 255
         x = max_pool_2x2(nn.relu(self.conv1(x)), stride=1)
         x = max_pool_2x2(nn.relu(self.conv2(x)), stride=2)

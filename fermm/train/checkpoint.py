@@ -6,7 +6,8 @@ loss, the last position, and, while training goes on, the one before it. In each
 
 - `variables`: {"params": ..., "batch_stats": ...}, nested dicts of arrays, frozen parts included;
 - `training`: what is needed to go on: the optimiser's state, the step, the epoch's sums so far;
-- `meta.json`: how to build the network, its config, seed, position, history, versions;
+- `meta.json`: how to build the network, its config, seed, position, history, versions, the digests
+  of its data and of the predictor that found its landmarks;
 - `checksums.json`: size and SHA-256 of every other file; written last.
 
 docs/design.md has the whole of the format.
@@ -32,9 +33,11 @@ from fermm.errors import InputError
 from fermm.paths import bring_all_to_disk, bring_to_disk
 from fermm.train import devices
 
-FORMAT = 3
+FORMAT = 4
 WHICH = ("last", "best")
 _META, _CHECKSUMS = "meta.json", "checksums.json"
+# The content is gone: no such file, no such block on the disk.
+_LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 _LAST = 2  # epochs kept: should the files of one be damaged, there is the one before
 
 
@@ -140,8 +143,7 @@ def _write(directory: Path, position: Position, checkpoint: Checkpoint) -> None:
             _write_arrays(aside / name, tree)
         if devices.is_main():
             meta = {"format": FORMAT, **checkpoint.meta}
-            (aside / _META).write_text(json.dumps(meta, indent=1) + "\n")
-            (aside / _CHECKSUMS).write_text(json.dumps(_checksums(aside), indent=1) + "\n")
+            write_json_files(aside, meta)
             bring_all_to_disk(aside)
             there = directory / position.name
             before = there.with_name(f"{there.name}.removing")
@@ -161,6 +163,12 @@ def _write(directory: Path, position: Position, checkpoint: Checkpoint) -> None:
             f"({_reason(error)}); make room or see to the rights, and run the same command "
             "again: it goes on after the last checkpoint"
         ) from error
+
+
+def write_json_files(path: Path, meta: Mapping[str, Any]) -> None:
+    """Writes `meta.json` of the checkpoint `path`, and the checksums of all its files."""
+    (path / _META).write_text(json.dumps(meta, indent=1) + "\n")
+    (path / _CHECKSUMS).write_text(json.dumps(_checksums(path), indent=1) + "\n")
 
 
 def _prune(directory: Path, *, behind: bool) -> None:
@@ -278,6 +286,9 @@ def find_damage(path: Path, only: str = "") -> str:
     Args:
         path: the checkpoint's own directory.
         only: look at this file alone.
+
+    Raises:
+        InputError: a file is there, but the system does not let it be read, which is no damage.
     """
     try:
         expected = json.loads((path / _CHECKSUMS).read_bytes())
@@ -294,7 +305,10 @@ def find_damage(path: Path, only: str = "") -> str:
             if _sha256(file) != of["sha256"]:
                 return f"{name} has been altered, its SHA-256 is another"
     except OSError as error:
-        return f"{Path(error.filename or path).name} cannot be read: {error.strerror}"
+        what = f"{Path(error.filename or path).name} cannot be read: {error.strerror}"
+        if error.errno not in _LOST:
+            raise InputError(f"{path}: {what}; see to that, and try again") from None
+        return what
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"{_CHECKSUMS} is not readable"
     return ""
@@ -357,7 +371,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     """
     file = path / _META
     if damage := find_damage(path, _META):
-        raise InputError(f"{path}: damaged checkpoint ({damage}).")
+        raise _damaged(path, damage)
     try:
         meta = json.loads(file.read_bytes())
         found = meta["format"]
@@ -386,10 +400,15 @@ def read(path: Path, *, training: bool = False) -> Checkpoint:
             _read_arrays(path / "training") if training else None,
             read_meta(path),
         )
-    except InputError:
+    except (InputError, MemoryError):
         raise
-    except Exception as error:  # whatever orbax and tensorstore raise
-        raise _damaged(path, f"{type(error).__name__}: {_reason(error)}") from None
+    # Whatever orbax and tensorstore raise: no damage, for the files are as they were written.
+    except Exception as error:
+        versions = ", ".join(f"{k} {v}" for k, v in read_meta(path).get("versions", {}).items())
+        raise InputError(
+            f"{path}: cannot be read here ({type(error).__name__}: {_reason(error)}), although its "
+            f"files are as they were written; use the versions that wrote it ({versions})"
+        ) from error
 
 
 def refuse_damage(path: Path) -> None:

@@ -5,8 +5,8 @@ import functools
 import json
 import math
 import zlib
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from fermm.errors import InputError
+
+_T = TypeVar("_T", bound=Callable[..., Any])
 
 KINDS = ("none", "batch", "seeds")
 _AXIS = "devices"
@@ -144,6 +146,37 @@ def to_host(tree: Any) -> Any:
         return np.array(x)
 
     return jax.tree.map(one, tree)
+
+
+def require_backend() -> None:
+    """Checks that JAX can use the kind of device that it was told to use.
+
+    Raises:
+        InputError: it cannot; the message names the backend.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter without a word
+        wanted = getattr(jax.config, "jax_platforms", None) or "of this machine"
+        reason = (str(error).splitlines() or ["no such device was found"])[0]
+        raise InputError(
+            f"JAX cannot use the backend {wanted!r} ({reason}): set JAX_PLATFORMS to one that this "
+            "machine has, such as cpu, or unset it"
+        ) from None
+
+
+def in_float32(function: _T) -> _T:
+    """Decorates a function: within it, `jax_enable_x64` is off, whatever flag or program set it.
+
+    Parameters, optimiser and predictions are float32, and the same bits, with the flag and without.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with jax.enable_x64(False):
+            return function(*args, **kwargs)
+
+    return cast(_T, wrapped)
 
 
 def is_main() -> bool:

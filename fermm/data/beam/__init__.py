@@ -27,9 +27,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fermm.data import fer2013, landmarks, tfds_builder
-from fermm.data.faces import Faces
+from fermm.data.faces import Faces, Origin
 from fermm.errors import InputError
-from fermm.paths import whole
+from fermm.paths import expand, whole
 
 BLOCK = 256  # faces that go through the pipeline as one element
 
@@ -63,6 +63,9 @@ class LargeFaces(tfds.core.GeneratorBasedBuilder):
             builder=self,
             description="Faces with the 68 landmarks of each, and the quality of these.",
             features=tfds.features.FeaturesDict(tfds_builder.features() | {"quality": quality}),
+            metadata=tfds.core.MetadataDict(
+                origin=Origin(self._source.method, self._source.sha256)._asdict()
+            ),
             # TFDS sorts by key, which is the row.
             disable_shuffling=True,
         )
@@ -81,11 +84,13 @@ class Source(NamedTuple):
     Attributes:
         images: directory of image folders in FER2013's layout, or a glob of CSVs.
         method, predictor: as `fermm.data.landmarks.extract` takes them.
+        sha256: of the predictor; workers refuse another under the same path. `prepare` sets it.
     """
 
     images: str
     method: str = "paper"
     predictor: str | None = None
+    sha256: str = ""
 
 
 class Examples(beam.PTransform):
@@ -97,7 +102,7 @@ class Examples(beam.PTransform):
 
     def expand(self, pipeline: Any) -> Any:
         """The transform; see `beam.PTransform`."""
-        images, method, predictor = self._source
+        images, *how = self._source
         if os.path.isdir(images):
             pictures = fer2013.list_pictures(images)
             starts = range(0, len(pictures), BLOCK)
@@ -116,8 +121,8 @@ class Examples(beam.PTransform):
             )
         return (
             blocks
-            | "Landmarks" >> beam.Map(_find_landmarks, method, predictor)
-            | "Quality" >> beam.Map(_add_quality, method, predictor)
+            | "Landmarks" >> beam.Map(_find_landmarks, *how)
+            | "Quality" >> beam.Map(_add_quality, *how)
             | "Examples" >> beam.FlatMap(_examples)
         )
 
@@ -158,14 +163,15 @@ def _block(faces: Faces, first: int) -> Block:
     return Block(Faces(faces.images, faces.labels, faces.usage, rows))
 
 
-def _find_landmarks(block: Block, method: str, predictor: str | None) -> Block:
+def _find_landmarks(block: Block, method: str, predictor: str | None, sha256: str) -> Block:
     # The predictor is loaded once in each process, see `landmarks.extract`.
     faces = block.faces
-    found = landmarks.extract(faces.images, method, predictor=predictor)
+    found = landmarks.extract(faces.images, method, predictor=predictor, sha256=sha256)
     return Block(Faces(faces.images, faces.labels, faces.usage, faces.rows, found))
 
 
-def _add_quality(block: Block, method: str, predictor: str | None) -> Block:
+def _add_quality(block: Block, method: str, predictor: str | None, sha256: str) -> Block:
+    del sha256  # looked at when the landmarks were found
     faces = block.faces
     assert faces.landmarks is not None
     return Block(
@@ -195,11 +201,11 @@ def prepare(source: Source, out: str | os.PathLike[str], options: Any = None) ->
             is found in a file by a worker comes as the runner passes it on.
     """
     landmarks.find_method(source.method)
-    landmarks.find_predictor(source.predictor)
+    sha256 = landmarks.predictor_digest(source.predictor)
     if not os.path.isdir(source.images):
         _files(source.images)
-    predictor = source.predictor and os.path.abspath(source.predictor)
-    source = Source(os.path.abspath(source.images), source.method, predictor)
+    predictor = source.predictor and os.path.abspath(expand(source.predictor))
+    source = Source(os.path.abspath(source.images), source.method, predictor, sha256)
     out = os.path.abspath(out)
     builder = LargeFaces(source=source, data_dir=out)
     note, now = Path(out, f"{builder.name}.json"), json.dumps(source._asdict()) + "\n"
