@@ -65,18 +65,22 @@ def main(argv: list[str]) -> None:
     """Runs the experiment; `argv` is what is left after the flags."""
     if len(argv) > 1:
         _fail(f"unknown argument {argv[1]!r}; fields are set as --config.FIELD=VALUE, see --help")
-    from fermm import experiment
-    from fermm.errors import InputError
-    from fermm.train.stop import Stop, Stopped, leave
+    from fermm.notices import doing
+
+    with doing("loading JAX and fermm"):
+        from fermm import experiment
+        from fermm.errors import InputError
+        from fermm.train.stop import Stop, Stopped, leave
 
     logging.set_verbosity(logging.ERROR)  # orbax tells much that is of no use here
     config = _CONFIG.value.to_dict()
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    file = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
+    workdir = _WORKDIR.value or Path("runs") / file.stem
     with Stop() as stop:
         try:
             _keep_compiled(config)
             _join_processes()
-            experiment.run(config, _WORKDIR.value or Path("runs") / name, stop)
+            experiment.run(config, workdir, stop, program=(file,))
         except (InputError, Stopped) as error:
             if not stop.requested:
                 _fail(str(error))
@@ -191,6 +195,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     """As absl parses them, with errors on one line and a help of our own."""
     wants_help = not _HELP.isdisjoint(argv)
     argv = [argument for argument in argv if argument not in _HELP]
+    argv = _last_of_each(argv)
     if not any(re.fullmatch("--?config(=.*)?", argument, re.DOTALL) for argument in argv):
         argv.insert(1, f"--config={_DEFAULT}")
     try:
@@ -226,6 +231,32 @@ def _parse_flags(argv: list[str]) -> list[str]:
     return rest
 
 
+def _last_of_each(argv: list[str]) -> list[str]:
+    """Without a `--config` or `--config.FIELD` that is given again later.
+
+    ml_collections would put the values of a repeated flag together where the field is a tuple, and
+    set fields of the first of two files.
+    """
+    kept: list[str] = []
+    known = set()
+    rest = argv[1:]
+    after = rest[rest.index("--") :] if "--" in rest else []
+    rest = rest[: len(rest) - len(after)]
+    while rest:
+        words = [rest.pop()]  # from the end, so that the last is met first
+        # A value in a word of its own; a flag that is True or False has none.
+        value = not re.match("--?[A-Za-z]", words[0])
+        if rest and value and re.fullmatch(r"--?config(\.[^=]+)?", rest[-1]):
+            words.insert(0, rest.pop())
+        flag = re.match(r"--?(config(?:\.[^=]+)?)(?:=|$)", words[0])
+        if flag and flag[1] in known:
+            continue
+        if flag:
+            known.add(flag[1])
+        kept = words + kept
+    return [*argv[:1], *kept, *after]
+
+
 def _short(error: Exception) -> str:
     """What is wrong with an override, without Python's own words for it."""
     text = re.split(r": (?:Syntax|Value)Error\(", str(error))[0]
@@ -250,12 +281,12 @@ def _fields(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _print_help() -> None:
-    from fermm import settings
+    from fermm import fields
 
     print(__doc__)
     print(f"Fields of {config_flags.get_config_filename(flags.FLAGS['config'])} and their values:")
     for path, value in _fields(_CONFIG.value.to_dict()):
-        print(f"  config.{path} = {value!r}\n      {settings.explain(path)}")
+        print(f"  config.{path} = {value!r}\n      {fields.explain(path)}")
 
 
 def _fail(message: str) -> NoReturn:

@@ -22,6 +22,8 @@ def get_config() -> ConfigDict:
     config.tensorboard = False
     config.parallel = "none"
     config.checkpoint_minutes = 10.0
+    config.keep = "all"
+    config.accept_changed_code = False
     config.debug_nans = False
 
     config.data = ConfigDict(

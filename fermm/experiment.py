@@ -6,6 +6,7 @@ What a run directory holds is written down in README.md, "What a run leaves".
 import contextlib
 import csv
 import itertools
+import json
 import os
 import platform
 import time
@@ -18,7 +19,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from fermm import models, settings
+from fermm import finished, models, provenance, settings
 from fermm.data import splits as splits_lib
 from fermm.data import stream
 from fermm.data.faces import EMOTIONS
@@ -26,8 +27,10 @@ from fermm.data.source import Source, load, write_rejected
 from fermm.errors import InputError
 from fermm.evaluate import metrics, table
 from fermm.evaluate import run as run_lib
+from fermm.models import checks
 from fermm.models.fusion import MODALITIES
 from fermm.models.types import shapes
+from fermm.notices import doing
 from fermm.paths import expand, make_directory
 from fermm.train import checkpoint, devices, loop, partition, steps
 from fermm.train.stop import Stop
@@ -55,7 +58,10 @@ class Network(NamedTuple):
 
 @devices.in_float32
 def run(
-    config: Mapping[str, Any], workdir: str | os.PathLike[str], stop: Stop | None = None
+    config: Mapping[str, Any],
+    workdir: str | os.PathLike[str],
+    stop: Stop | None = None,
+    program: Sequence[str | os.PathLike[str]] = (),
 ) -> dict[str, Any]:
     """Trains, evaluates and compares the networks that the config names.
 
@@ -65,6 +71,8 @@ def run(
         config: nested dict as the files in `configs/` make it (`ConfigDict.to_dict()`).
         workdir: the run's directory, new or of a run with this config.
         stop: says when to stop, see `fermm.train.stop`; None never does.
+        program: files with code that takes part beside those that register networks, such as that
+            of the config. Checkpoints keep a digest of all these, see `fermm.provenance`.
 
     Returns:
         What `metrics.json` holds; with `split_seeds`, for each of them (`split_<seed>`). Of several
@@ -79,12 +87,16 @@ def run(
     devices.require_same("config: use the same flags", config)
     workdir = expand(workdir)
     if config["split_seeds"]:
-        return _run_splits(config, workdir, stop)
+        return _run_splits(config, workdir, stop, program)
     settings.check_workdir(config, workdir)
+    files = [expand(path) for path in program]
+    if (result := _read_finished(config, workdir, files)) is not None:
+        return result
     _check_parts_exist(config, workdir)
-    _check_networks(config, workdir)
+    with _doing("checking the networks"):
+        code = _check_code(config, workdir, _check_networks(config, workdir), files)
     _check_layouts(config, workdir)
-    with devices.main_first("read the data"):  # and prepares them, if need be
+    with devices.main_first("read the data"), _doing("reading the data"):  # or preparing it
         source = load(config["data"])  # before anything is written: bad data leaves no directory
         if devices.is_main():
             samples = _samples(source)
@@ -104,45 +116,106 @@ def run(
         debugging = config["debug_nans"]
         # Of compiled functions JAX names the outermost loop at best.
         with jax.debug_nans(debugging), jax.disable_jit(debugging):
-            _train_all(config, workdir, source, stop)
+            _train_all(config, workdir, source, code, stop)
         with devices.main_first("evaluate the run"):
-            return _evaluate(config, workdir, source) if devices.is_main() else {}
+            return _evaluate(config, workdir, source, files) if devices.is_main() else {}
 
 
-def _train_all(config: Mapping[str, Any], workdir: Path, source: Source, stop: Stop | None) -> None:
+def _doing(what: str) -> contextlib.AbstractContextManager[None]:
+    """Says what is done if it takes long; of several processes, the main one does."""
+    return doing(what) if devices.is_main() else contextlib.nullcontext()
+
+
+def _read_finished(
+    config: Mapping[str, Any], workdir: Path, program: Sequence[Path]
+) -> dict[str, Any] | None:
+    """The results of a run of which nothing is left to do, or None."""
+    if jax.process_count() > 1 or not (workdir / finished.FINISHED).is_file():
+        return None
+    with settings.lock(workdir), _doing("looking through what is there"):
+        trained = all(
+            _finished(config, workdir / name / f"seed_{seed}", name)
+            for name in config["networks"]
+            for seed in config["seeds"]
+        )
+        damaged = any(
+            checkpoint.find_damage(directory / position.name)
+            for directory in workdir.glob("*/seed_*/checkpoints")
+            for position in checkpoint.positions(directory)
+        )
+        if not trained or damaged or not finished.is_current(config, workdir, program):
+            return None
+        result = json.loads((workdir / run_lib.METRICS).read_bytes())
+        print(
+            f"{workdir}: finished, nothing to do; without {finished.FINISHED} the report would be "
+            "drawn again",
+            flush=True,
+        )
+        _print_results(config, workdir, run_lib.load(workdir))
+    return result
+
+
+def _print_results(config: Mapping[str, Any], workdir: Path, run: run_lib.Run) -> None:
+    print(f"\n{table.table_2(run).text()}")
+    wrote = run_lib.REPORT if config["report"] else run_lib.METRICS
+    print(f"\nEverything is in {workdir}; see {workdir / wrote}.", flush=True)
+
+
+def _train_all(
+    config: Mapping[str, Any],
+    workdir: Path,
+    source: Source,
+    code: Mapping[str, dict[str, str]],
+    stop: Stop | None,
+) -> None:
     embeddings = _Embeddings(source, devices.layout_of_evaluation(config["parallel"]))
     for name in _in_order(config):
-        with devices.main_first("look through the results"):
-            finished = {
+        with (
+            devices.main_first("look through the results"),
+            _doing(f"{name}: looking through what is there"),
+        ):
+            complete = {
                 seed
                 for seed in config["seeds"]
                 if _finished(config, workdir / name / f"seed_{seed}", name)
             }
         places = {seed: workdir / name / f"seed_{seed}" / "checkpoints" for seed in config["seeds"]}
         for group in loop.groups(places, config[name]["seeds_at_once"]):
-            left = [seed for seed in group if seed not in finished]
+            left = [seed for seed in group if seed not in complete]
             if all(config[name]["epochs"] in checkpoint.epochs(places[seed]) for seed in left):
                 group = left  # of which only the predictions are missing
             if group:
-                _train_and_predict(config, workdir, name, group, source, embeddings, stop)
+                _train_and_predict(config, workdir, name, group, source, code, embeddings, stop)
+        with devices.main_first("remove checkpoints that are not needed any more"):
+            if devices.is_main():
+                for directory in places.values():
+                    checkpoint.reduce(directory, config["keep"])
 
 
-def _evaluate(config: Mapping[str, Any], workdir: Path, source: Source) -> dict[str, Any]:
-    finished = run_lib.load(workdir)
-    result = run_lib.write_metrics(finished)
+def _evaluate(
+    config: Mapping[str, Any], workdir: Path, source: Source, program: Sequence[Path]
+) -> dict[str, Any]:
+    run = run_lib.load(workdir)
+    result = run_lib.write_metrics(run)
+    failed: dict[str, str] = {}
     if config["report"]:
         # Plotting takes seconds to import, for which errors at the start should not wait.
-        from fermm.evaluate import faces, report
+        with _doing("drawing the report"):
+            from fermm.evaluate import faces, report
 
-        failed = faces.save_all(workdir / "figures", source, finished)
-        report.write(finished, failed)
-    print(f"\n{table.table_2(finished).text()}")
-    wrote = run_lib.REPORT if config["report"] else run_lib.METRICS
-    print(f"\nEverything is in {workdir}; see {workdir / wrote}.", flush=True)
+            failed = report.write(run, faces.save_all(workdir / "figures", source, run))
+    if not failed:  # else they are drawn again when the run is called again
+        finished.note(config, workdir, program)
+    _print_results(config, workdir, run)
     return result
 
 
-def _run_splits(config: Mapping[str, Any], workdir: Path, stop: Stop | None) -> dict[str, Any]:
+def _run_splits(
+    config: Mapping[str, Any],
+    workdir: Path,
+    stop: Stop | None,
+    program: Sequence[str | os.PathLike[str]],
+) -> dict[str, Any]:
     """A whole run for each seed of the split, in a directory of its own, and a page about all."""
     settings.check_workdir_of_splits(workdir)
     results = {}
@@ -151,7 +224,7 @@ def _run_splits(config: Mapping[str, Any], workdir: Path, stop: Stop | None) -> 
         if devices.is_main():
             print(f"\nSplit seed {seed}:", flush=True)
         own = {**config, "split_seeds": (), "data": {**config["data"], "split_seed": seed}}
-        results[name] = run(own, workdir / name, stop)
+        results[name] = run(own, workdir / name, stop, program)
     if len(results) > 1 and devices.is_main():
         from fermm.evaluate import compare
 
@@ -200,8 +273,12 @@ def _check_parts_exist(config: Mapping[str, Any], workdir: Path) -> None:
                 checkpoint.refuse_damage(checkpoint.locate(where / "checkpoints"))
 
 
-def _check_networks(config: Mapping[str, Any], workdir: Path) -> None:
-    """Each network can be built, and what is trained of it is there: seen before hours of work."""
+def _check_networks(config: Mapping[str, Any], workdir: Path) -> dict[str, dict[str, Any]]:
+    """Each network can be built, trained and evaluated: seen before hours of work.
+
+    Returns:
+        The spec of each network, by name.
+    """
     specs: dict[str, dict[str, Any]] = {}
     for name in _in_order(config):
         section = config[name]
@@ -218,11 +295,76 @@ def _check_networks(config: Mapping[str, Any], workdir: Path) -> None:
             spec["model"] = section["model"]
         specs[name] = spec
         try:
-            module = models.build(spec)
-            variables = jax.eval_shape(module.init, jax.random.key(0), shapes(module.inputs))
-            partition.trained_paths(variables["params"], section["trainable"])
+            with checks.telling("cannot be made"):
+                module = models.build(spec)
+            variables = checks.check_network(module, len(EMOTIONS))
+            trained = partition.trained_paths(variables["params"], section["trainable"])
+            with checks.telling("its loss cannot be differentiated"):
+                steps.check_step(models.build(spec, trained), variables, trained)
         except InputError as error:
             raise InputError(f"config.{name}: {error}") from None
+    return specs
+
+
+def _check_code(
+    config: Mapping[str, Any],
+    workdir: Path,
+    specs: Mapping[str, dict[str, Any]],
+    program: Sequence[Path],
+) -> dict[str, dict[str, str]]:
+    """Networks that are to be averaged or fused are of one program, see `fermm.provenance`.
+
+    Returns:
+        The digests of the code of each network as it is now.
+
+    Raises:
+        InputError: a checkpoint was made by another, and `config.accept_changed_code` is off.
+    """
+    code = {name: provenance.code_of(spec, program) for name, spec in specs.items()}
+    others: dict[Path, list[str]] = {}
+    for name, spec in specs.items():
+        for seed in config["seeds"]:
+            own = workdir / name / f"seed_{seed}"
+            if before := _code_before(own / "checkpoints"):
+                others[own] = run_lib.differing(before[-1]["files"], code[name])
+        for part in MODALITIES if models.is_fusion(spec) else ():
+            for seed in config["seeds"]:
+                of = _part_directory(config, workdir, name, part) / f"seed_{seed}"
+                if before := _code_before(of / "checkpoints"):
+                    # Only what registers it: its run may have had another config file.
+                    now, then = provenance.code_of(spec[part]), before[-1]["files"]
+                    shared = now.keys() & then.keys()
+                    found = [file for file in run_lib.differing(now, then) if file in shared]
+                    others.setdefault(of, found)
+    changed = {directory: names for directory, names in others.items() if names}
+    if changed and not config["accept_changed_code"]:
+        names = ", ".join(sorted({name for found in changed.values() for name in found}))
+        raise InputError(
+            f"{', '.join(map(str, changed))}: trained by other code of your own than there is now, "
+            f"{names} differs; bring that code back, choose another --workdir, or set "
+            "config.accept_changed_code, of which the report will tell"
+        )
+    return code
+
+
+def _code_before(directory: Path) -> list[dict[str, Any]]:
+    """What the last checkpoint says of the code that took part, see `_code_so_far`."""
+    for position in reversed(checkpoint.positions(directory)):
+        try:
+            code = checkpoint.read_meta(directory / position.name)["code"]
+            return [{"epoch": int(each["epoch"]), "files": dict(each["files"])} for each in code]
+        except (InputError, KeyError, TypeError, ValueError):
+            continue  # damaged, which is dealt with where training begins
+    return []
+
+
+def _code_so_far(directory: Path, now: dict[str, str]) -> list[dict[str, Any]]:
+    """All code by which a network has been trained, in order: "epoch" (begun in) and "files"."""
+    before = _code_before(directory)
+    if before and before[-1]["files"] == now:
+        return before
+    epoch = checkpoint.positions(directory)[-1].epoch + 1 if before else 1
+    return [*before, {"epoch": epoch, "files": now}]
 
 
 def _check_layouts(config: Mapping[str, Any], workdir: Path) -> None:
@@ -361,7 +503,8 @@ class _Embeddings:
         key = (network.key, split)
         if key not in self._known:
             forward = steps.make_forward(network.module, self.layout, "encode")
-            self._known[key] = forward(network.variables, self.inputs(network.module, split))
+            with _doing(f"{network.key}: encoding the {split} faces"):
+                self._known[key] = forward(network.variables, self.inputs(network.module, split))
         return self._known[key]
 
 
@@ -371,6 +514,7 @@ def _train_and_predict(
     name: str,
     seeds: Sequence[int],
     source: Source,
+    code: Mapping[str, dict[str, str]],
     embeddings: _Embeddings,
     stop: Stop | None,
 ) -> None:
@@ -406,7 +550,8 @@ def _train_and_predict(
                 train=train,
                 validation=validation,
                 directory=directory,
-                meta=_meta(config, name, seed, network, trained, source),
+                meta=_meta(config, name, seed, network, trained, source)
+                | {"code": _code_so_far(directory / "checkpoints", code[name])},
                 setup_seconds=time.perf_counter() - began,
                 workers=config["data"]["workers"],
                 events=workdir / "tensorboard" / name / f"seed_{seed}"
@@ -422,7 +567,8 @@ def _train_and_predict(
     )
     for network, task, (variables, _) in zip(networks, tasks, fitted, strict=True):
         network = network._replace(variables=variables, key=str(task.directory))
-        _predict(config, network, task.directory, source, embeddings)
+        with _doing(f"{name}, seed {task.seed}: predicting"):
+            _predict(config, network, task.directory, source, embeddings)
 
 
 def _predict(

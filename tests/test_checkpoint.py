@@ -58,6 +58,54 @@ def test_what_was_written_is_read(directory):
     assert checkpoint.read(directory / "3").training is None
 
 
+@pytest.mark.parametrize(
+    ("keep", "left"), [("all", ["2", "3", "4", "4+20"]), ("restore", ["2", "4"]), ("last", ["4"])]
+)
+def test_what_is_not_needed_any_more_is_removed(directory, keep, left):
+    checkpoint.reduce(directory, keep)
+    assert [p.name for p in checkpoint.positions(directory)] == left
+    for name in left:
+        path = directory / name
+        assert checkpoint.find_damage(path) == ""
+        assert (path / "training").exists() == checkpoint.has_training(path) == (keep == "all")
+        loss = {"2": 1.0, "3": 1.2, "4": 1.3, "4+20": 1.3}[name]
+        assert_identical(checkpoint.read(path).variables, some(loss).variables)
+    before = files(directory)
+    checkpoint.reduce(directory, keep)
+    assert files(directory) == before
+    if keep != "all":
+        with pytest.raises(InputError, match=r"4: kept without what further training needs"):
+            checkpoint.read(directory / "4", training=True)
+        # Only the checkpoint itself may say that nothing is missing.
+        sums = json.loads((directory / "4" / "checksums.json").read_text())
+        del sums["training"]
+        (directory / "4" / "checksums.json").write_text(json.dumps(sums))
+        assert checkpoint.find_damage(directory / "4") == "checksums.json does not list all files"
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 6])
+def test_killed_while_it_removes(directory, monkeypatch, stop):
+    """Anywhere: what is there is whole, and the next call does the rest."""
+    rmtree, calls = shutil.rmtree, []
+
+    def killed(path, **kwargs):
+        calls.append(path)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        rmtree(path, **kwargs)
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.reduce(directory, "restore")
+    monkeypatch.undo()
+    assert Position(4) in checkpoint.positions(directory)
+    for position in checkpoint.positions(directory):
+        assert checkpoint.find_damage(directory / position.name) == ""
+    checkpoint.reduce(directory, "restore")
+    assert sorted(p.name for p in directory.iterdir()) == ["2", "4"]
+    assert not list(directory.glob("*/training"))
+
+
 def files(path):
     return [file for file in sorted(path.rglob("*")) if file.is_file()]
 

@@ -9,37 +9,28 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from fermm import experiment, settings
 from fermm.errors import InputError
-from fermm.train import checkpoint, loop
+from fermm.train import checkpoint, loop, optimizer, steps
 from fermm.train.checkpoint import Position
-from fermm.train.stop import Stop, Stopped
+from fermm.train.stop import Stopped
 from reliability import kills
-from trainings import assert_identical, make_task, make_tasks, small_config, without_seconds
+from trainings import (
+    StopAfter,
+    assert_identical,
+    make_task,
+    make_tasks,
+    small_config,
+    without_seconds,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
-
-
-class StopAfter(Stop):
-    """Asked to stop when it has been looked at so many times."""
-
-    def __init__(self, looks):
-        super().__init__()
-        self.looks = looks
-
-    @property
-    def requested(self):
-        self.looks -= 1
-        if self.looks < 0:
-            self.request(signal.SIGTERM)
-        return super().requested
-
-    def check(self):
-        if self.requested:
-            raise Stopped(self.number)
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +256,48 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
         str(error.value),
     )
     assert checkpoint.positions(tmp_path / "checkpoints") == []
+
+
+@pytest.mark.parametrize(
+    ("transform", "gradient"),
+    [
+        (optax.sgd(1e-3, momentum=0.9), np.nan),
+        (optax.lion(1e-3), 1e25),  # which takes the sign of it
+        (optax.chain(optax.zero_nans(), optax.sgd(1e-3)), np.nan),
+    ],
+    ids=["sgd", "lion", "zero_nans"],
+)
+def test_whatever_the_optimiser(tmp_path, monkeypatch, transform, gradient):
+    """It is the gradients that are looked at; of one weight in thousands, in one step of many."""
+    made = optimizer.Optimizer(
+        optax.with_extra_args_support(transform), lambda state, _: state, lambda _: np.float64(1)
+    )
+    monkeypatch.setattr(optimizer, "make", lambda *_: made)
+    make_loss, steps_with_it = steps.make_loss, [False]
+
+    def with_a_bad_gradient(*args):
+        loss = make_loss(*args)
+
+        def bad(params, frozen, statistics, data, mask, key):
+            value, rest = loss(params, frozen, statistics, data, mask, key)
+            weight = params["dense2"]["kernel"][3, 4]
+            # Of a gradient alone, not of the loss; only in the last step, whose batch is padded.
+            factor = jnp.where(mask.all(), 0.0, gradient if steps_with_it[0] else 0.0)
+            return value + (weight - jax.lax.stop_gradient(weight)) * factor, rest
+
+        return bad
+
+    monkeypatch.setattr(steps, "make_loss", with_a_bad_gradient)
+    for steps_with_it[0] in (False, True):
+        task = task_in(tmp_path)._replace(directory=tmp_path / str(steps_with_it[0]))
+        task.directory.mkdir()
+        if not steps_with_it[0]:
+            loop.fit([task])  # all is well
+            continue
+        with pytest.raises(
+            InputError, match=r"a gradient, or its square, is not a finite number by"
+        ):
+            loop.fit([task])
 
 
 def launch(*arguments):

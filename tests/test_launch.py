@@ -10,17 +10,24 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
 from configs import paper, synthetic
-from fermm import settings
+from fermm import fields, notices, settings
 from fermm.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def launch(*arguments, cwd=ROOT, **environment):
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """Without --workdir a run is put below the current directory: not into the checkout's."""
+    monkeypatch.chdir(tmp_path)
+
+
+def launch(*arguments, cwd=None, **environment):
     return subprocess.run(
         [sys.executable, "-W", "error::UserWarning", ROOT / "launch.py", *map(str, arguments)],
         cwd=cwd,
@@ -59,6 +66,58 @@ def test_a_run_and_the_same_again(tmp_path):
     assert (tmp_path / "run" / "report.html").is_file()
     assert "epoch" not in again.stdout
     assert table in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--config.seeds=(0,)", "--config.seeds=(1,)"], {"seeds": (1,)}),
+        (["--config.seeds=(0,)", "--config.seeds", "(1,)", "-config.seeds=2,"], {"seeds": (2,)}),
+        (["--config.networks=image", "--config.networks=landmarks"], {"networks": ("landmarks",)}),
+        (["--config.report=True", "--noconfig.report"], {"report": False}),
+        (["--config.report", "--config.report=False", "--config.report"], {"report": True}),
+        (["--config.parallel=batch", "--config.parallel", "seeds"], {"parallel": "seeds"}),
+        (["--config.landmarks.epochs=3", "--config.landmarks.epochs=4"], {"landmarks.epochs": 4}),
+        (
+            ["--config.image.arguments.filters=(1, 2, 3)"] * 2,
+            {"image.arguments.filters": (1, 2, 3)},
+        ),
+        (
+            ["--config.landmarks.learning_rate", "-1", "--config.landmarks.learning_rate=2"],
+            {"landmarks.learning_rate": 2.0},
+        ),
+        (
+            ["--config={root}/configs/paper.py", "--config", "{root}/configs/synthetic.py"],
+            {"data.source": "synthetic"},
+        ),
+        (
+            [
+                "--config={root}/configs/synthetic.py",
+                "--config={root}/configs/paper.py",
+                "--config.seeds=(3,)",
+            ],
+            {"data.source": "fer2013", "seeds": (3,)},
+        ),
+    ],
+)
+def test_of_a_repeated_flag_the_last_wins(arguments, expected):
+    """As launch.py parses them."""
+    ask = "import sys, launch; from absl import flags; sys.argv = ['launch.py', *sys.argv[1:]]; "
+    ask += "launch._parse_flags(sys.argv); print(repr(launch._CONFIG.value.to_dict()))"
+    result = subprocess.run(
+        [sys.executable, "-c", ask, *(argument.format(root=ROOT) for argument in arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    found = ast.literal_eval(result.stdout)
+    for path, value in expected.items():
+        section = found
+        for name in path.split("."):
+            section = section[name]
+        assert section == value
 
 
 FER2013 = ("--config", ROOT / "configs/paper.py")
@@ -126,7 +185,8 @@ def test_errors_are_one_line(arguments, message, tmp_path):
     result = launch(*arguments, "--workdir", tmp_path / "run", cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr == f"launch.py: {message}\n"
-    assert result.stdout == ""
+    said = [line for line in result.stdout.splitlines() if not line.endswith(" ...")]
+    assert said == []
     assert not (tmp_path / "run").exists()
 
 
@@ -237,7 +297,7 @@ def test_a_network_whose_name_begins_like_a_field_that_may_differ(tmp_path):
         settings.check_workdir(config, tmp_path)
 
 
-def test_more_data_than_memory():
+def test_more_data_than_memory(tmp_path):
     result = launch("--config.data.synthetic.count=1000000000000")
     assert result.returncode == 1
     assert re.fullmatch(
@@ -319,6 +379,35 @@ def test_nobody_reads_what_it_says(tmp_path):
     assert (result.returncode, result.stderr) == (128 + signal.SIGPIPE, "")
 
 
+def test_help_imports_little():
+    """It is there within two seconds."""
+    ask = "import sys, launch; sys.argv = ['launch.py', '--help']\n"
+    ask += "try: launch._parse_flags(sys.argv)\nexcept SystemExit: pass\n"
+    ask += (
+        "heavy = {'jax', 'flax', 'numpy', 'matplotlib', 'tensorflow_datasets', 'orbax', 'dlib'}\n"
+    )
+    ask += "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}))"
+    result = subprocess.run(
+        [sys.executable, "-c", ask],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_it_says_what_takes_long(capsys, monkeypatch):
+    monkeypatch.setattr(notices, "AFTER", 0.01)
+    with notices.doing("drawing"):
+        time.sleep(0.1)
+    assert capsys.readouterr().out == "drawing ...\n"
+    with notices.doing("drawing"):
+        pass
+    time.sleep(0.05)
+    assert capsys.readouterr().out == ""
+
+
 def test_help_explains_every_field():
     result = launch("--config", ROOT / "configs" / "paper.py", "--help")
     assert result.returncode == 0, result.stderr
@@ -336,8 +425,8 @@ def test_every_field_of_the_shipped_configs_is_explained(config):
             else:
                 yield f"{prefix}{key}"
 
-    assert "which fermm does not use" in settings.explain("note")
-    explanations = {path: settings.explain(path) for path in paths(config.get_config().to_dict())}
-    assert explanations["image.epochs"] == settings.FIELDS["<network>.epochs"]
-    assert explanations["image.arguments.filters"] == settings.FIELDS["<network>.arguments.*"]
-    assert explanations["decision_fusion.arguments"] == settings.FIELDS["<network>.arguments.*"]
+    assert "which fermm does not use" in fields.explain("note")
+    explanations = {path: fields.explain(path) for path in paths(config.get_config().to_dict())}
+    assert explanations["image.epochs"] == fields.FIELDS["<network>.epochs"]
+    assert explanations["image.arguments.filters"] == fields.FIELDS["<network>.arguments.*"]
+    assert explanations["decision_fusion.arguments"] == fields.FIELDS["<network>.arguments.*"]

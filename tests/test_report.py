@@ -213,6 +213,7 @@ def _write_meta(checkpoint, config, name, seed, history, identity):
         "labels": EMOTIONS,
         "config": config,
         "data": identity,
+        "code": [{"epoch": 1, "files": {}}],
         "versions": {"fermm": "1", "jax": "2", "flax": "3"},
         "machine": {"system": "s", "python": "3", "cores": 2, "devices": "an abacus"},
     }

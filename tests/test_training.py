@@ -18,6 +18,7 @@ from tensorboardX.proto import event_pb2
 import fermm
 from configs import paper
 from fermm import experiment, models, settings
+from fermm import finished as finished_lib
 from fermm.data import batches
 from fermm.data import synthetic as synthetic_faces
 from fermm.data.source import Source, load
@@ -424,6 +425,85 @@ def test_called_again_a_finished_run_trains_nothing(finished, tmp_path, monkeypa
     assert "Accuracy in percent on synthetic faces" in capsys.readouterr().out
 
 
+def test_a_finished_run_is_read_and_not_drawn_again(finished, tmp_path, monkeypatch, capsys):
+    """Unless anything that it depends on has changed."""
+    workdir = tmp_path / "run"
+    shutil.copytree(finished, workdir)
+    before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+    config = small_config(report=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "load", None)  # nor are the data read
+        result = experiment.run(config, workdir)
+    assert result == json.loads((finished / "metrics.json").read_text())
+    assert {p: p.stat().st_mtime_ns for p in before if p.name != "lock"} == {
+        path: when for path, when in before.items() if path.name != "lock"
+    }
+    said = capsys.readouterr().out
+    assert "finished, nothing to do" in said
+    assert "Table 2. Accuracy in percent on synthetic (drawn) faces" in said
+
+    assert finished_lib.is_current(config, workdir, [])
+    changes = {
+        "data": lambda p: p.setattr(finished_lib.source, "fingerprint", lambda _: "other"),
+        "version": lambda p: p.setattr(finished_lib.metadata, "version", lambda _: "other"),
+        "code": lambda p: p.setattr(finished_lib.provenance, "code_of", lambda *_: {"a.py": "0"}),
+        "package": lambda p: p.setattr(finished_lib, "_PACKAGE", workdir),
+    }
+    for name, change in changes.items():
+        with monkeypatch.context() as patch:
+            change(patch)
+            assert not finished_lib.is_current(config, workdir, []), name
+    assert not finished_lib.is_current(config | {"seeds": (0, 1)}, workdir, [])
+    for name in ("report.html", "figures/reliability.svg", "image/seed_0/predictions_test.npz"):
+        content = (workdir / name).read_bytes()
+        (workdir / name).write_bytes(content[:-1])
+        assert not finished_lib.is_current(config, workdir, []), name
+        (workdir / name).write_bytes(content)
+    assert finished_lib.is_current(config, workdir, [])
+    (workdir / "figures" / "reliability.svg").unlink()
+    assert not finished_lib.is_current(config, workdir, [])
+
+
+@pytest.mark.parametrize("keep", ["restore", "last"])
+def test_only_what_restoring_needs_is_kept(finished, tmp_path, monkeypatch, keep):
+    workdir = tmp_path / "run"
+    config = small_config(networks=("landmarks", "image"), keep=keep)
+    experiment.run(config, workdir)
+    for name in ("image", "landmarks"):
+        directory = workdir / name / "seed_0" / "checkpoints"
+        best = checkpoint.locate(finished / name / "seed_0" / "checkpoints", "best").name
+        assert {p.name for p in directory.iterdir()} == {"2", *([best] * (keep == "restore"))}
+        assert not list(directory.rglob("training"))
+        for path in (fermm.restore(workdir, name), fermm.restore(finished, name)):
+            assert path.meta["epoch"] == 2
+        assert_identical(
+            fermm.restore(workdir, name).variables, fermm.restore(finished, name).variables
+        )
+    # A finished run is known as one, and fused: in the same directory, and from another.
+    make_train_steps = steps.make_train_steps
+    monkeypatch.setattr(steps, "make_train_steps", None)
+    experiment.run(config | {"evaluate": {"splits": ("test",)}}, workdir)
+    monkeypatch.setattr(steps, "make_train_steps", make_train_steps)
+    config = small_config(
+        networks=("decision_fusion",), keep=keep, decision_fusion__start_from=str(workdir)
+    )
+    experiment.run(config, tmp_path / "fused")
+    fused, expected = read(finished, "decision_fusion"), fermm.restore(tmp_path / "fused")
+    assert_identical(expected.variables, fused.variables)
+
+
+def test_a_damaged_checkpoint_without_the_state_of_its_optimiser(finished, tmp_path):
+    """Nothing can go on from those that are left: it is trained anew, to the same bits."""
+    config = small_config(networks=("landmarks",), keep="restore")
+    experiment.run(config, tmp_path / "run")
+    checkpoints = tmp_path / "run" / "landmarks" / "seed_0" / "checkpoints"
+    (checkpoints / "2" / "variables" / "_METADATA").unlink()
+    experiment.run(config, tmp_path / "run")
+    assert_identical(
+        fermm.restore(tmp_path / "run").variables, fermm.restore(finished, "landmarks").variables
+    )
+
+
 def test_a_seed_can_be_added(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     config = small_config(networks=("landmarks",), seeds=(0, 1))
@@ -511,6 +591,8 @@ def test_running_statistics_stay_where_normalisation_is_not_trained(finished, tm
         ({"data__synthetic": {"cuont": 3}}, "config.data.synthetic: 'cuont' .* mean 'count'"),
         ({"image__schedule__factor": 0.0}, "config.image.schedule.factor is 0.0: between 0 and 1"),
         ({"data__source": "fer2013"}, "config.data.source is synthetic there and fer2013 now"),
+        ({"keep": "best"}, "config.keep: 'best' is unknown; there are all, last, restore"),
+        ({"accept_changed_code": 1}, "config.accept_changed_code is 1, needs True or False"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(finished, changes, message):

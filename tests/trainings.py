@@ -1,5 +1,7 @@
 """Small trainings that several test modules make."""
 
+import signal
+
 import jax
 import numpy as np
 
@@ -7,6 +9,7 @@ from configs import synthetic
 from fermm import models
 from fermm.data import synthetic as drawn
 from fermm.train import loop, partition, steps
+from fermm.train.stop import Stop, Stopped
 
 FACES = 330  # 231 to train on: seven whole batches and one of seven
 
@@ -113,3 +116,22 @@ def train_predictor(path, seed=0):
     options.random_seed = str(seed)
     dlib.train_shape_predictor(list(faces.images), shapes, options).save(str(path))
     return path
+
+
+class StopAfter(Stop):
+    """Asked to stop when it has been looked at so many times."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self.looks = looks
+
+    @property
+    def requested(self):
+        self.looks -= 1
+        if self.looks < 0:
+            self.request(signal.SIGTERM)
+        return super().requested
+
+    def check(self):
+        if self.requested:
+            raise Stopped(self.number)

@@ -43,6 +43,20 @@ def is_landmark_file(landmarks: str) -> bool:
     return landmarks.lower().endswith(".csv")
 
 
+def identify(
+    path: str | os.PathLike[str],
+    landmarks: str,
+    predictor: str | os.PathLike[str] | None,
+    cache_dir: str | os.PathLike[str],
+) -> str:
+    """Names the content of a source and how its landmarks come about, as `prepare` does.
+
+    Raises:
+        InputError: a file is missing or cannot be read.
+    """
+    return _identify(path, landmarks, _origin(landmarks, predictor, cache_dir))
+
+
 def _identify(path: str | os.PathLike[str], landmarks: str, origin: Origin) -> str:
     """The name of this data's directory: the source's content, and how landmarks are found."""
     if is_landmark_file(landmarks):

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,6 +105,24 @@ def load(config: Mapping[str, Any]) -> Source:
         _note(config, faces, recognised),
         identity,
         found_by,
+    )
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """What `config.data` names, known without reading it: another if its content is another.
+
+    Returns:
+        A digest of the source, or "" where there is none but that of `load`.
+
+    Raises:
+        InputError: a file is missing or cannot be read.
+    """
+    if config["source"] == "synthetic":
+        return json.dumps(config.get("synthetic"), sort_keys=True)
+    if Path(expand(config["path"]), "dataset_info.json").is_file():
+        return ""
+    return dataset.identify(
+        config["path"], config["landmarks"], config["predictor"] or None, config["cache_dir"]
     )
 
 

@@ -66,7 +66,7 @@ FEW = 30
 """Classes with fewer faces in the assessed split are named beside the headline."""
 
 
-def write(run: Run, failed: Mapping[str, str] | None = None) -> None:
+def write(run: Run, failed: Mapping[str, str] | None = None) -> dict[str, str]:
     """Writes all that is made from a run's predictions, checkpoints and histories.
 
     That is `assessment.json`, `tables.md`, `report.html`, and the figures, but for those that show
@@ -76,6 +76,9 @@ def write(run: Run, failed: Mapping[str, str] | None = None) -> None:
     Args:
         run: the run.
         failed: of the figures that show faces, those that could not be drawn, and why.
+
+    Returns:
+        All figures that could not be drawn, and why.
     """
     assessment = assess(run)
     write_text(run.directory / "assessment.json", json.dumps(assessment, indent=2) + "\n")
@@ -86,6 +89,7 @@ def write(run: Run, failed: Mapping[str, str] | None = None) -> None:
     write_text(
         run.directory / REPORT, render(f"{run.title}, {run.directory.resolve().name}", sections)
     )
+    return failures
 
 
 def _architectures(run: Run) -> dict[str, str]:
@@ -109,7 +113,7 @@ def notes(run: Run, assessment: Mapping[str, Any]) -> list[str]:
         )
     if run.note:
         found.append(f"{run.note[0].upper()}{run.note[1:]}.".replace("..", "."))
-    found += getattr(run, "notes", ())  # of changed code
+    found += run.notes
     labels = run.samples.of(run.assessed).labels
     counts = np.bincount(labels, minlength=len(EMOTIONS))
     few = [f"{EMOTIONS[i]} ({n})" for i, n in enumerate(counts) if 0 < n < FEW]

@@ -5,6 +5,7 @@ Neither the faces nor any further training are needed for it.
 
 import errno
 import functools
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,6 +49,7 @@ _META: dict[str, Any] = {
     "spec": {"arguments": {}},
     "trained": object,
     "inputs": [str],
+    "code": [dict],
     "versions": {"fermm": str, "jax": str, "flax": str},
     "machine": {"devices": str, "cores": object},
 }
@@ -166,6 +168,33 @@ class Run(NamedTuple):
         return tuple(self.config["seeds"])
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of how its networks came about: changes of their code."""
+        found = []
+        for name, seeds in self.networks.items():
+            last = [trained.meta["code"][-1]["files"] for trained in seeds]
+            changed = {file for a in last for file in differing(a, last[0])}
+            if changed:
+                found.append(
+                    f"The seeds of {name} were trained by different programs: "
+                    f"{', '.join(sorted(changed))} was changed between them."
+                )
+            for trained in seeds:
+                for before, after in itertools.pairwise(trained.meta["code"]):
+                    files = ", ".join(differing(before["files"], after["files"]))
+                    found.append(
+                        f"The program of {name}, seed {trained.seed}, was changed in or after "
+                        f"epoch {after['epoch']}: {files} differs."
+                    )
+        own = any(t.meta["code"][-1]["files"] for seeds in self.networks.values() for t in seeds)
+        if own and self.config.get("accept_changed_code"):
+            found.append(
+                "The run was last called with config.accept_changed_code: what had been trained "
+                "may have been evaluated by code that was changed since."
+            )
+        return tuple(found)
+
+    @property
     def is_fer2013(self) -> bool:
         """Whether its faces are all of FER2013's and no others, by their pixels and labels."""
         return self.identity["fer2013"] in (fingerprints.IN_ORDER, fingerprints.REORDERED)
@@ -189,6 +218,11 @@ class Run(NamedTuple):
         data = self.config["data"]
         paper = data["split"] == "paper" and data["split_seed"] == 0
         return paper and self.identity["fer2013"] == fingerprints.IN_ORDER
+
+
+def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """The keys whose values differ, in order."""
+    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
 
 
 def predictions_file(directory: Path, split: str) -> Path:
@@ -338,6 +372,8 @@ def _load_trained(
     with metrics.refuse_damage(where, "delete this epoch and run again: it is trained again"):
         meta = checkpoint.read_meta(where)
         _check_fields(meta, _META)
+        for entry in meta["code"]:
+            _check_fields(entry, {"epoch": int, "files": {}})
     file = directory / "history.csv"
     with metrics.refuse_damage(file):
         history = loop.read_history(file)

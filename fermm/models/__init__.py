@@ -6,22 +6,26 @@ the first may be computed once.
 """
 
 from fermm.models.building import build, is_fusion
+from fermm.models.freezing import Frozen, frozen_layers
 from fermm.models.fusion import DecisionHead, FeatureHead, Fusion
 from fermm.models.image import ImageNetwork
 from fermm.models.landmarks import LandmarkNetwork
 from fermm.models.registry import register, register_head
-from fermm.models.types import Inputs, Outputs
+from fermm.models.types import Inputs, Outputs, shapes
 
 __all__ = [
     "DecisionHead",
     "FeatureHead",
+    "Frozen",
     "Fusion",
     "ImageNetwork",
     "Inputs",
     "LandmarkNetwork",
     "Outputs",
     "build",
+    "frozen_layers",
     "is_fusion",
     "register",
     "register_head",
+    "shapes",
 ]

@@ -29,15 +29,13 @@ def build(spec: Spec, trained: Collection[str] | None = None) -> nn.Module:
     Args:
         spec: see the module's docstring.
         trained: paths of the parameters that will be trained, None for all. A part of a fusion of
-            which none is trained passes no gradient; batch normalisation (a layer named `norm`) of
-            which none is trained only uses its running statistics, as in Keras.
+            which none is trained passes no gradient.
 
     Raises:
         InputError: a name that nothing registered, or arguments that the network does not have.
     """
     if not is_fusion(spec):
-        frozen_norm = trained is not None and not any("norm" in p.split("/") for p in trained)
-        return _construct(NETWORKS, "model", spec, frozen_norm=frozen_norm)
+        return _construct(NETWORKS, "model", spec)
     below: dict[str, Collection[str] | None] = dict.fromkeys(MODALITIES)
     if trained is not None:
         for part in MODALITIES:
@@ -47,9 +45,7 @@ def build(spec: Spec, trained: Collection[str] | None = None) -> nn.Module:
     return Fusion(image, landmarks, _construct(HEADS, "head", spec), frozen=frozen)
 
 
-def _construct(
-    registry: dict[str, type[nn.Module]], key: str, spec: Spec, frozen_norm: bool = False
-) -> nn.Module:
+def _construct(registry: dict[str, type[nn.Module]], key: str, spec: Spec) -> nn.Module:
     name = spec[key]
     if name not in registry:
         near = difflib.get_close_matches(name, registry, n=1)
@@ -66,6 +62,4 @@ def _construct(
             raise InputError(
                 f"{key} {name!r} has no argument {argument!r}; it has {', '.join(sorted(known))}."
             )
-    if frozen_norm and "frozen_norm" in known:
-        arguments["frozen_norm"] = True
     return cls(**arguments)

@@ -63,7 +63,6 @@ class LandmarkNetwork(nn.Module):
         classes: emotions.
         dtype: what the layers compute in, e.g. "bfloat16". Whatever it is, parameters are float32,
             and features and logits no narrower than that.
-        frozen_norm: normalise by the running statistics even in training, and leave them alone.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("landmarks",)
@@ -74,7 +73,6 @@ class LandmarkNetwork(nn.Module):
     dropout: float = 0.2
     classes: int = 7
     dtype: str = "float32"
-    frozen_norm: bool = False
 
     def setup(self) -> None:
         require_sizes(2, hidden=self.hidden)
@@ -117,7 +115,7 @@ class LandmarkNetwork(nn.Module):
         # Normalised in float32 at least: flax mixes its statistics, float32, with narrower inputs.
         x = self.norm(
             x.astype(at_least_float32(self.dtype)),
-            use_running_average=not train or self.frozen_norm,
+            use_running_average=not train,
             mask=None if mask is None else mask[:, None],
         )
         x = nn.sigmoid(self.dense1(x))

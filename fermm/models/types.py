@@ -10,13 +10,19 @@ Inputs = Mapping[str, jax.Array]
 """What a network reads: "images" uint8 (B, 48, 48), "landmarks" float (B, 68, 2) in pixels."""
 
 
+_OF_A_FACE = {"images": ((48, 48), np.uint8), "landmarks": ((68, 2), np.float32)}
+
+INPUTS = tuple(_OF_A_FACE)
+"""The names of all inputs that there are."""
+
+
 def shapes(names: Iterable[str], faces: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of the inputs `names` for so many faces, as `jax.eval_shape` takes them."""
-    known = {
-        "images": jax.ShapeDtypeStruct((faces, 48, 48), np.uint8),
-        "landmarks": jax.ShapeDtypeStruct((faces, 68, 2), np.float32),
+    return {
+        name: jax.ShapeDtypeStruct((faces, *shape), dtype)
+        for name, (shape, dtype) in _OF_A_FACE.items()
+        if name in names
     }
-    return {name: known[name] for name in names}
 
 
 class Outputs(NamedTuple):

@@ -7,8 +7,9 @@ loss, the last position, and, while training goes on, the one before it. In each
 - `variables`: {"params": ..., "batch_stats": ...}, nested dicts of arrays, frozen parts included;
 - `training`: what is needed to go on: the optimiser's state, the step, the epoch's sums so far;
 - `meta.json`: how to build the network, its config, seed, position, history, versions, the digests
-  of its data and of the predictor that found its landmarks;
-- `checksums.json`: size and SHA-256 of every other file; written last.
+  of its data, of the predictor that found its landmarks and of the user's own code;
+- `checksums.json`: size and SHA-256 of every other file; written last. In a checkpoint from which
+  nobody can go on (see `reduce`), `training` stands there as null.
 
 docs/design.md has the whole of the format.
 """
@@ -26,15 +27,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from fermm.errors import InputError
-from fermm.paths import bring_all_to_disk, bring_to_disk
+from fermm.paths import bring_all_to_disk, bring_to_disk, whole
 from fermm.train import devices
 
 FORMAT = 4
 WHICH = ("last", "best")
+KEEP = ("all", "restore", "last")
 _META, _CHECKSUMS = "meta.json", "checksums.json"
 # The content is gone: no such file, no such block on the disk.
 _LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
@@ -186,12 +187,52 @@ def _best(directory: Path, among: list[Position]) -> Position | None:
     return min(among, key=lambda p: _validation_loss(directory / p.name), default=None)
 
 
+def reduce(directory: Path, keep: str) -> None:
+    """Removes what a network that is trained to its end does not need any more.
+
+    Killed meanwhile it leaves whole checkpoints, and does the rest when it is called again.
+
+    Args:
+        directory: its `checkpoints/`.
+        keep: "all" removes nothing; "restore" leaves the last epoch and the best one, without what
+            only further training needs; "last" leaves of these the last epoch alone.
+    """
+    kept = positions(directory)
+    if keep == "all" or not kept:
+        return
+    epochs_kept = [p for p in kept if not p.step]
+    wanted = {epochs_kept[-1], *([_best(directory, epochs_kept)] if keep == "restore" else [])}
+    for position in kept:
+        path = directory / position.name
+        if position not in wanted:
+            _remove(path)
+            continue
+        sums = json.loads((path / _CHECKSUMS).read_bytes())
+        if any(name.startswith("training/") for name in sums):
+            sums = {name: of for name, of in sums.items() if not name.startswith("training/")}
+            with whole(path / _CHECKSUMS) as aside:
+                aside.write_text(json.dumps({**sums, "training": None}, indent=1) + "\n")
+        shutil.rmtree(path / "training", ignore_errors=True)
+    for left in directory.glob("*.removing"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def has_training(path: Path) -> bool:
+    """Whether training can go on from the checkpoint `path`, see `reduce`."""
+    try:
+        return "training/_METADATA" in json.loads((path / _CHECKSUMS).read_bytes())
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
 def _validation_loss(path: Path) -> float:
     return read_meta(path)["history"][-1]["val_loss"]
 
 
 def _write_arrays(path: Path, tree: Any) -> None:
     """Writes NumPy arrays; of several processes, each its part of all that are large enough."""
+    import orbax.checkpoint as ocp  # takes a second, which a finished run can do without
+
     everyone = set(range(jax.process_count()))
     options = ocp.options.MultiprocessingOptions(
         # Given these, Orbax meets outside of the devices, which are training meanwhile.
@@ -294,9 +335,13 @@ def find_damage(path: Path, only: str = "") -> str:
         expected = json.loads((path / _CHECKSUMS).read_bytes())
         if only:
             expected = {only: expected[only]}
-        elif not {_META, "variables/_METADATA", "training/_METADATA"} <= expected.keys():
+        elif not {_META, "variables/_METADATA"} <= expected.keys() or (
+            "training/_METADATA" not in expected and expected.get("training", path) is not None
+        ):
             return f"{_CHECKSUMS} does not list all files"
         for name, of in expected.items():
+            if (name, of) == ("training", None):
+                continue
             file = path / name
             if not file.is_file():
                 return f"{name} is missing"
@@ -360,6 +405,13 @@ def locate(path: Path, which: str = "last") -> Path:
         raise InputError(f"{path}: no checkpoint there. Name a run's directory or a checkpoint.")
     found = kept[-1] if which == "last" else _best(path, kept)
     assert found is not None
+    if which == "best":
+        best = min(read_meta(path / kept[-1].name)["history"], key=lambda row: row["val_loss"])
+        if best["val_loss"] < _validation_loss(path / found.name):
+            raise InputError(
+                f"{path}: epoch {best['epoch']} was the best and is gone (config.keep); "
+                f"there is {', '.join(f'epoch {position.epoch}' for position in kept)}"
+            )
     return path / found.name
 
 
@@ -394,6 +446,8 @@ def read(path: Path, *, training: bool = False) -> Checkpoint:
     """
     # Before anything opens them: the array library may crash on bytes that it did not write.
     refuse_damage(path)
+    if training and not has_training(path):
+        raise InputError(f"{path}: kept without what further training needs (config.keep)")
     try:
         return Checkpoint(
             _read_arrays(path / "variables"),
@@ -429,6 +483,8 @@ def _damaged(path: Path, damage: str) -> InputError:
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
     # The handler itself: a Checkpointer warns that a part of a checkpoint is not a whole one.
     handler = ocp.PyTreeCheckpointHandler()
     try:

@@ -18,6 +18,7 @@ from flax import serialization
 
 from fermm.data import batches
 from fermm.errors import InputError
+from fermm.notices import doing
 from fermm.paths import whole
 from fermm.train import checkpoint, devices, optimizer, partition, progress, steps
 from fermm.train.checkpoint import Position
@@ -115,7 +116,7 @@ def fit(
         Stopped: `stop` said so.
     """
     start = Position(0)
-    kept = [{start, *checkpoint.positions(task.directory / "checkpoints")} for task in tasks]
+    kept = [{start, *_positions(task)} for task in tasks]
     done = max(set.intersection(*kept))
     devices.wait_for_all("looked through the checkpoints")  # some of which are removed next
     if done.epoch >= tasks[0].settings["epochs"]:
@@ -123,6 +124,17 @@ def fit(
         return [(each.variables, each.meta["history"]) for each in saved]
     layout = devices.layout(parallel, len(tasks))
     return _fit(tasks, done, layout, stop or Stop(), 60 * checkpoint_minutes)
+
+
+def _positions(task: Task) -> list[Position]:
+    """Those after which the training is at its end, or can go on."""
+    directory = task.directory / "checkpoints"
+    return [
+        position
+        for position in checkpoint.positions(directory)
+        if position.epoch >= task.settings["epochs"]
+        or checkpoint.has_training(directory / position.name)
+    ]
 
 
 def groups(directories: Mapping[int, Path], at_once: int) -> list[list[int]]:
@@ -322,12 +334,13 @@ class _Training:
             until = min(done + max(1, self._chunk), size)
             here = Position(start.epoch, start.step + until)
             tick = time.perf_counter()
-            self._state = self._train_steps(
-                self._state, self._frozen, self._dropout_keys, buffer, done, until
-            )
-            sums, finite = devices.to_host(
-                (self._state.sums, self._optim.is_finite(self._state.optimizer))
-            )
+            with self._say_what_takes_long():
+                self._state = self._train_steps(
+                    self._state, self._frozen, self._dropout_keys, buffer, done, until
+                )
+                sums, finite = devices.to_host(
+                    (self._state.sums, steps.are_finite(self._state.params, len(self._tasks) > 1))
+                )
             took = time.perf_counter() - tick
             loss, accuracy = self._means(sums, here.step)
             self._refuse_unless(np.isfinite(loss), f"by {here}", "the loss is {}", loss)
@@ -348,6 +361,11 @@ class _Training:
                 self._stop_at(here)
             elif late > 0:
                 self._save(here)
+
+    def _say_what_takes_long(self) -> contextlib.AbstractContextManager[None]:
+        if self._chunk or not devices.is_main():
+            return contextlib.nullcontext()
+        return doing(f"{self.label}: compiling the first training step")
 
     def validate(self, epoch: int) -> list[tuple[float, float]]:
         """Of each seed, validation loss and accuracy."""

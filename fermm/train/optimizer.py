@@ -1,6 +1,5 @@
 """Adam as Keras computes it, and learning-rate schedules as optax transforms."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -119,17 +118,14 @@ class Optimizer(NamedTuple):
         transform: optax transformation; `update` takes no extra arguments inside an epoch.
         end_epoch: (state, validation loss) -> state, called once after each epoch.
         learning_rate: state -> the learning rate of the last update made, a NumPy float.
-        is_finite: state -> whether every gradient so far was a finite number whose square is one:
-            a running mean that has taken up another stays as it is. bool, compiled.
 
-    The last three also take the state of several seeds, stacked along the first axis, with one
+    The last two also take the state of several seeds, stacked along the first axis, with one
     validation loss for each.
     """
 
     transform: optax.GradientTransformationExtraArgs
     end_epoch: Any
     learning_rate: Any
-    is_finite: Any
 
 
 def make(learning_rate: float, schedule: Mapping[str, Any], steps_per_epoch: int) -> Optimizer:
@@ -178,10 +174,4 @@ def make(learning_rate: float, schedule: Mapping[str, Any], steps_per_epoch: int
         scale, _ = by_schedule.update(jnp.float32(1), before)
         return np.asarray(scale, np.float64) * learning_rate
 
-    def is_finite(state: Any) -> jax.Array:
-        moments = jax.tree.leaves((state[0].mu, state[0].nu))
-        axes = state[0].step.ndim  # that of the seeds is left
-        sums = [jnp.sum(x, tuple(range(axes, x.ndim))) for x in moments]
-        return functools.reduce(jnp.logical_and, map(jnp.isfinite, sums))
-
-    return Optimizer(transform, end_epoch, last, jax.jit(is_finite))
+    return Optimizer(transform, end_epoch, last)

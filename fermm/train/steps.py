@@ -1,7 +1,7 @@
 """The compiled functions: training steps, and one pass over a split without training."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fermm import models
 from fermm.train import partition
 from fermm.train.devices import Layout, put, put_share
 
@@ -82,6 +83,9 @@ def make_loss(
 ) -> Callable[..., tuple[jax.Array, tuple[Any, Sums]]]:
     """The training loss of one batch.
 
+    Layers with running statistics of which no parameter is in `params` keep these, and normalise by
+    them, see `fermm.models.freezing`.
+
     Returns:
         `loss(params, frozen, statistics, data, mask, key) -> (loss, (statistics, sums))`: the mean
         over the samples where `mask`, bool (B,), is true of class weight x cross-entropy. As in
@@ -93,26 +97,49 @@ def make_loss(
     ) -> tuple[jax.Array, tuple[Any, Sums]]:
         variables = {"params": partition.merge(params, frozen), "batch_stats": statistics}
         options: dict[str, Any] = {"mask": mask} if method == "__call__" else {}
-        outputs, changed = module.apply(
-            variables,
-            data.inputs,
-            train=True,
-            **options,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
-            method=method,
-        )
+        still = models.Frozen(models.frozen_layers(params, frozen, statistics))
+        with still.applied():
+            outputs, changed = module.apply(
+                variables,
+                data.inputs,
+                train=True,
+                **options,
+                rngs={"dropout": key},
+                mutable=["batch_stats"],
+                method=method,
+            )
         logits = outputs.logits
         weight = jnp.where(mask, class_weights[data.labels], 0).astype(logits.dtype)
         total = jnp.sum(weight * cross_entropy(logits, data.labels))
         correct = jnp.sum(mask & (jnp.argmax(logits, -1) == data.labels))
         sums = Sums(total.astype(jnp.float32), correct.astype(jnp.float32))
         return total / jnp.sum(mask).astype(logits.dtype), (
-            changed.get("batch_stats", statistics),
+            still.keep(statistics, changed.get("batch_stats", statistics)),
             sums,
         )
 
     return loss
+
+
+def check_step(module: nn.Module, variables: Mapping[str, Any], trained: frozenset[str]) -> None:
+    """Traces the loss of a batch and its gradient; computes nothing.
+
+    Args:
+        module: the network.
+        variables: shapes and types of its variables.
+        trained: paths of the parameters that are trained.
+
+    Raises:
+        InputError: a frozen layer cannot be kept from moving, see `fermm.models.freezing`; or
+            whatever the network raises.
+    """
+    params, frozen = partition.split(variables["params"], trained)
+    rows = 5
+    labels: Any = jax.ShapeDtypeStruct((rows,), np.int32)
+    data = Data(models.shapes(module.inputs, rows), labels)
+    mask, key = jax.ShapeDtypeStruct((rows,), np.bool_), jax.eval_shape(lambda: jax.random.key(0))
+    gradient = jax.value_and_grad(make_loss(module, jnp.ones(7), "__call__"), has_aux=True)
+    jax.eval_shape(gradient, params, frozen, variables.get("batch_stats", {}), data, mask, key)
 
 
 def make_train_steps(
@@ -138,7 +165,7 @@ def make_train_steps(
         `train_steps(state, frozen, key, batches, start, stop) -> state` makes the steps `start` to
         `stop - 1` of `batches`. The bounds are traced: it compiles once, however an epoch is cut.
         `state` is donated. `frozen` holds the parameters that are not trained; `key` is the
-        dropout's.
+        dropout's. After a gradient that is not finite a parameter is NaN, see `are_finite`.
     """
     gradient = jax.value_and_grad(make_loss(module, class_weights, method), has_aux=True)
 
@@ -169,7 +196,7 @@ def make_train_steps(
             updates, optimizer = transform.update(grads, state.optimizer, state.params)
             return State(
                 state.step + 1,
-                optax.apply_updates(state.params, updates),
+                _mark(optax.apply_updates(state.params, updates), grads),
                 statistics,
                 optimizer,
                 jax.tree.map(jnp.add, state.sums, sums),
@@ -193,6 +220,23 @@ def _all_before_any(grads: Any) -> Any:
     """
     nothing = jax.tree.reduce(jnp.add, jax.tree.map(lambda g: 0 * g.ravel()[0], grads))
     return jax.tree.map(lambda g: g + nothing, grads)
+
+
+def _mark(params: Any, grads: Any) -> Any:
+    """The same parameters, but NaN where a gradient or its square is not a finite number.
+
+    It stays there until `are_finite` is asked, whatever the optimiser makes of such a gradient (for
+    Adam, the square that overflows freezes the weight). Done where parameters are updated, it
+    reads nothing once more.
+    """
+    return jax.tree.map(lambda p, g: p + 0 * (g * g).astype(p.dtype), params, grads)
+
+
+@functools.partial(jax.jit, static_argnames="stacked")
+def are_finite(params: Any, stacked: bool = False) -> jax.Array:
+    """Whether all parameters are finite numbers; of stacked seeds, for each: bool, () or (S,)."""
+    sums = [jnp.sum(x, tuple(range(stacked, x.ndim))) for x in jax.tree.leaves(params)]
+    return functools.reduce(jnp.logical_and, map(jnp.isfinite, sums))
 
 
 def make_forward(
