@@ -100,8 +100,8 @@ def _words(
     runs: Sequence[Run], same: Sequence["Difference"], *, only_split_seed: bool
 ) -> tuple[list[str], list[str]]:
     """Sentences, and notes of what changes the meaning of the numbers."""
-    notes = list(dict.fromkeys(note for run in runs if (note := run.note)))
-    notes = [f"{note[0].upper()}{note[1:].removesuffix('.')}." for note in notes]
+    said = dict.fromkeys(note for run in runs for note in (run.note, *run.notes) if note)
+    notes = [f"{note[0].upper()}{note[1:].removesuffix('.')}." for note in said]
     if any(run.config["data"]["source"] == "synthetic" for run in runs):
         notes.append(
             "The faces are synthetic. Nothing measured on them says anything about real ones."
