@@ -1,4 +1,4 @@
-"""The config of a run: what its fields mean, whether they make sense, whose run directory it is."""
+"""The config of a run: whether its fields make sense, and whose run directory it is."""
 
 import contextlib
 import difflib

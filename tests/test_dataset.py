@@ -6,11 +6,12 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
 
-from fermm.data import dataset, fer2013, landmarks
+from fermm.data import dataset, fer2013, landmarks, stream
 from fermm.data.faces import USAGES, Faces
 from fermm.errors import InputError
 from trainings import train_predictor
@@ -70,6 +71,27 @@ def test_is_prepared_once_and_read_the_second_time(source, tmp_path, monkeypatch
     monkeypatch.setattr(landmarks, "extract", None)
     assert_same(dataset.prepare(source, cache_dir=cache, report=None), first)
     assert_same(dataset.read(directory), first)
+
+
+def test_leaves_nothing_in_the_temporary_directory(source, tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    dataset.prepare(source, cache_dir=tmp_path / "cache", report=silent)
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_the_home_directory_is_read_by_its_tilde(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    faces = fer2013.read(source)
+    landmarks.write_csv(tmp_path / "points.csv", np.zeros((N, 68, 2)), faces.labels)
+    first = dataset.prepare(
+        "~/fer.csv", cache_dir="~/cache", landmarks="~/points.csv", report=silent
+    )
+    [directory] = directories(tmp_path / "cache")
+    own = f"~/{directory.relative_to(tmp_path)}"
+    assert_same(dataset.prepare(own), first)
+    assert_same(dataset.read(own), first)
+    assert len(stream.open_faces(own)) == N
 
 
 def test_is_a_tfds_data_set_that_needs_no_tensorflow(source, tmp_path):

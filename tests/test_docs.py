@@ -1,5 +1,6 @@
-"""docs/extending.md is run as a reader would run it, on few faces."""
+"""What README.md and docs/ tell a reader to run is run, on few faces."""
 
+import ast
 import os
 import pathlib
 import re
@@ -9,10 +10,66 @@ import sys
 
 import pytest
 
+from configs import paper, paper_splits, synthetic
+from fermm.data import landmarks
+from fermm.data.faces import EMOTIONS
+
 ROOT = pathlib.Path(__file__).parent.parent
 FEW = ["--config.data.synthetic.count=200", "--config.image.arguments.hidden=8"]
 FEW += [f"--config.{n}.epochs=1" for n in ("image", "landmarks", "decision_fusion")]
 FEW += ["--config.feature_fusion.epochs=1"]
+
+
+@pytest.mark.slow
+def test_the_examples_of_the_readme(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for command in (
+        [ROOT / "launch.py", *FEW, "--config.report=False"],  # leaves runs/synthetic
+        ["-c", "\n".join(blocks)],  # the second block goes on after the first
+    ):
+        result = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr
+    emotions = ast.literal_eval(result.stdout)
+    assert len(emotions) == 5
+    assert set(emotions) <= set(EMOTIONS)
+    points, _ = landmarks.read_csv(tmp_path / "landmarks.csv")
+    assert points.shape == (5, 68, 2)
+
+
+def test_flags_in_documents_are_fields_of_the_configs():
+    known = {"gated_fusion"}  # of docs/extending.md, which is run below
+    for config in (paper.get_config(), paper_splits.get_config(), synthetic.get_config()):
+        known |= set(_fields(config.to_dict()))
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        for field in re.findall(r"--config\.([a-z0-9_.]*[a-z0-9_])", page.read_text()):
+            assert field in known or field.split(".")[0] == "gated_fusion", (page.name, field)
+
+
+def test_commands_in_documents_name_files_that_exist():
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        text = page.read_text()
+        named = [ROOT / name for name in re.findall(r"configs/\w+\.py", text)]
+        named += [page.parent / name for name in re.findall(r"\]\((?!https?:)([^)#]+)", text)]
+        for path in named:
+            assert path.exists(), (page.name, path)
+        for module in re.findall(r"python -m (fermm[\w.]*|benchmarks|reliability[\w.]*)", text):
+            path = ROOT / module.replace(".", "/")
+            assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+def _fields(values, prefix=""):
+    for key, value in values.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, dict):
+            yield from _fields(value, f"{prefix}{key}.")
 
 
 @pytest.mark.slow

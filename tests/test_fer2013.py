@@ -127,6 +127,10 @@ def repixelled(text, enclose, separator):
         pytest.param(KAGGLE.rstrip("\n").encode(), id="no final newline"),
         pytest.param(KAGGLE.encode() + b"\n\r\n \n\n", id="blank lines"),
         pytest.param(KAGGLE.replace("\n", "\n \r\n\n").encode(), id="blank lines between"),
+        pytest.param(
+            repixelled(KAGGLE, str, ",").replace("\n", ",x,y\n").replace("x,y", ",", 1).encode(),
+            id="columns without a name",
+        ),
         pytest.param(KAGGLE.replace(",", ";").encode(), id="semicolons"),
         pytest.param(csv_text(draw(), separator=" ; ", quote='"').encode(), id="quoted semicolons"),
         pytest.param(KAGGLE.replace(",", "\t").encode(), id="tabs"),
@@ -431,7 +435,7 @@ def test_longest_line(tmp_path):
     assert refusal(path) == f"{path}, line 3 (row 2): has 65536 bytes or more; {AGAIN}"
 
 
-LAYOUT = fer2013._Layout(b",", ["emotion", "pixels", "Usage"], 1, True)
+LAYOUT = fer2013._read_header("faces.csv", HEADER)
 
 
 def mutate(random, line):

@@ -153,7 +153,7 @@ def die(images: np.ndarray, predictor: str) -> np.ndarray:
 def test_a_process_that_dies_is_an_error_and_not_a_wait(monkeypatch):
     monkeypatch.setitem(landmarks.METHODS, "die", die)
     images = np.zeros((2 * landmarks._MIN_PER_WORKER, 48, 48), np.uint8)
-    with pytest.raises(InputError, match=r"a landmark process died .* again with workers=1"):
+    with pytest.raises(InputError, match=r"a landmark process died, .* with workers=1"):
         landmarks.extract(images, "die", workers=2)
 
 
@@ -357,6 +357,27 @@ def test_csv_round_trip_with_negative_numbers(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["landmarks.csv"]
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.uint8])
+def test_labels_of_any_number_type_are_read_back(tmp_path, dtype):
+    path = tmp_path / "landmarks.csv"
+    landmarks.write_csv(path, np.zeros((7, 68, 2)), np.arange(7, dtype=dtype))
+    assert [line[-2:] for line in path.read_text().splitlines()[1:]] == [f",{i}" for i in range(7)]
+    assert landmarks.read_csv(path)[1].tolist() == [*range(7)]
+    path.write_text(
+        "".join(f"{line}.0\n" for line in path.read_text().splitlines()).replace(
+            "emotion.0", "emotion"
+        )
+    )
+    assert landmarks.read_csv(path)[1].tolist() == [*range(7)]
+
+
+def test_the_home_directory_is_written_to_and_read_by_its_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    landmarks.write_csv("~/points.csv", np.zeros((2, 68, 2)), np.arange(2))
+    assert (tmp_path / "points.csv").is_file()
+    assert landmarks.read_csv("~/points.csv")[1].tolist() == [0, 1]
+
+
 def rows(**changes: str) -> dict[str, str]:
     """One row: part k holds the points (10k, -j), j counting up; `changes` replaces cells."""
     cells = {
@@ -465,8 +486,12 @@ def test_coordinates_that_the_format_cannot_hold_are_refused(tmp_path, value):
 
 def test_writing_refuses_wrong_labels_shapes_and_places(tmp_path):
     points = np.zeros((2, 68, 2), np.float32)
-    with pytest.raises(InputError, match=r"row 1: label 7 is not in 0 to 6"):
-        landmarks.write_csv(tmp_path / "out.csv", points, np.array([0, 7]))
+    for wrong in (7, -1, 2.5, np.nan, np.inf):
+        with pytest.raises(InputError, match=r"row 1: label .+ is no integer from 0 to 6"):
+            landmarks.write_csv(tmp_path / "out.csv", points, np.array([0, wrong]))
+    for wrong in (["sad", "happy"], [True, False]):
+        with pytest.raises(InputError, match=r"labels of dtype .+ are no integers"):
+            landmarks.write_csv(tmp_path / "out.csv", points, np.array(wrong))
     with pytest.raises(InputError, match=r"shape \(2, 68, 2\) and labels of shape \(3,\)"):
         landmarks.write_csv(tmp_path / "out.csv", points, np.zeros(3, int))
     with pytest.raises(InputError, match=r"cannot be written \(No such file or directory\)"):

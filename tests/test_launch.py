@@ -302,8 +302,9 @@ def test_more_data_than_memory(tmp_path):
     assert result.returncode == 1
     assert re.fullmatch(
         r"launch.py: memory is not enough \(Unable to allocate .* TiB .*\); config.data.streaming "
-        r"leaves the data on disk, config.<network>.seeds_at_once=1 trains one seed at a time, and "
-        r"a smaller config.<network>.batch_size or network needs less\n",
+        r"leaves the data on disk, config.<network>.seeds_at_once=1 with config.parallel=none "
+        r"trains one seed at a time, and a smaller config.<network>.batch_size or network needs "
+        r"less\n",
         result.stderr,
     )
 

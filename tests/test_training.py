@@ -796,3 +796,13 @@ def test_class_weights_multiply_the_loss_and_do_not_divide_it():
     )  # fmt: skip
     each = steps.cross_entropy(outputs.logits, labels)
     np.testing.assert_allclose(total, (1 * each[0] + 7 * each[1]) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 3, 70, 3589])
+def test_a_shuffled_modality_comes_from_another_face(count):
+    orders = [experiment._others(count, seed) for seed in range(10)]
+    for seed, order in enumerate(orders):
+        assert (np.sort(order) == np.arange(count)).all()
+        assert not (order == np.arange(count)).any()
+        np.testing.assert_array_equal(order, experiment._others(count, seed))
+    assert count < 4 or len({order.tobytes() for order in orders}) == 10

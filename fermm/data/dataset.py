@@ -35,7 +35,7 @@ _STALE = 3600  # seconds; TFDS writes for a few, so an older unfinished director
 
 def is_prepared(path: str | os.PathLike[str]) -> bool:
     """Whether `path` is the directory of a prepared data set."""
-    return pathlib.Path(path, "dataset_info.json").is_file()
+    return (expand(path) / "dataset_info.json").is_file()
 
 
 def is_landmark_file(landmarks: str) -> bool:
@@ -154,6 +154,9 @@ def prepare(
         InputError: bad source, landmark CSV or predictor; the two disagree in a row; `cache_dir`
             cannot be written; or the prepared data set is damaged.
     """
+    path = expand(path)
+    if is_landmark_file(landmarks):
+        landmarks = str(expand(landmarks))
     open_ = stream.open_faces if streaming else read
     if is_prepared(path):
         faces = open_(path)
@@ -274,6 +277,7 @@ def write(faces: Faces, root: str | os.PathLike[str], identity: str) -> pathlib.
 
     from fermm.data import tfds_builder
 
+    root = expand(root)
     directory = _directory(root, identity)
     for unfinished in directory.parent.glob("incomplete.*"):  # left by a build that was killed
         if unfinished.stat().st_mtime < time.time() - _STALE:

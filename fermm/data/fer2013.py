@@ -171,14 +171,14 @@ class _Layout(NamedTuple):
     Attributes:
         separator: between two fields.
         columns: the names of the fields.
-        pixels: which of them holds the pixels.
-        has_usage: whether `Usage` is one of them.
+        emotion, pixels, usage: which of them holds what; None if none tells the usage.
     """
 
     separator: bytes
     columns: list[str]
+    emotion: int
     pixels: int
-    has_usage: bool
+    usage: int | None
 
 
 def _read_csv(
@@ -200,7 +200,7 @@ def _read_csv(
         ]
         rows = _parse_rows([line for _, line in lines], layout)
         if rows:
-            numbered |= not labels and _number(_cells(lines[0][1], layout)["emotion"]) is not None
+            numbered |= not labels and _is_numbered(lines[0][1], layout)
             images += rows[0]
             labels += rows[1]
             usage += rows[2]
@@ -212,11 +212,12 @@ def _read_csv(
                     if on_error == "stop":
                         raise _error(f"{where}, line {number} (row {at + 1})", reason)
                     _set_aside(where, rejected, at, f"line {number}", reason)
-                    label = _number(_cells(line, layout).get("emotion", b""))
+                    cells = _cells(line, layout)
+                    label = _number(cells[layout.emotion]) if cells else None
                     if label is not None and label >= len(EMOTIONS):
                         outside[label] += 1
                     continue
-                numbered |= not labels and _number(_cells(line, layout)["emotion"]) is not None
+                numbered |= not labels and _is_numbered(line, layout)
                 images += row[0]
                 labels.append(row[1])
                 usage.append(row[2])
@@ -303,7 +304,8 @@ def _read_header(where: str, line: bytes) -> _Layout:
             f"each once; missing or repeated: {', '.join(problems)}; found: "
             f"{_quote(', '.join(columns))}. {_FORMS}",
         )
-    return _Layout(separator, columns, columns.index("pixels"), "Usage" in columns)
+    usage = columns.index("Usage") if "Usage" in columns else None
+    return _Layout(separator, columns, columns.index("emotion"), columns.index("pixels"), usage)
 
 
 def _fields(line: bytes, separator: bytes) -> list[bytes]:
@@ -315,8 +317,8 @@ def _fields(line: bytes, separator: bytes) -> list[bytes]:
     return fields
 
 
-def _cells(line: bytes, layout: _Layout) -> dict[str, bytes]:
-    """The fields of a row by column; an empty dict if it has more or fewer than its header."""
+def _cells(line: bytes, layout: _Layout) -> list[bytes]:
+    """The fields of a row, one for each column; an empty list if it has more or fewer."""
     fields = _fields(line, layout.separator)
     surplus = len(fields) - len(layout.columns)
     if surplus > 0:
@@ -325,9 +327,7 @@ def _cells(line: bytes, layout: _Layout) -> dict[str, bytes]:
         own = fields[at : at + surplus + 1]
         if surplus >= _SURPLUS or all(x.strip(b"[]() ").isdigit() for x in own):
             fields[at : at + surplus + 1] = [b",".join(own)]
-    if len(fields) != len(layout.columns):
-        return {}
-    return dict(zip(layout.columns, fields, strict=True))
+    return fields if len(fields) == len(layout.columns) else []
 
 
 def _tokens(pixels: bytes) -> list[bytes]:
@@ -352,6 +352,11 @@ def _label(text: bytes) -> int | None:
     if number is not None:
         return number if number < len(EMOTIONS) else None
     return EMOTION_WORDS.get(text.decode(errors="replace").lower())
+
+
+def _is_numbered(line: bytes, layout: _Layout) -> bool:
+    """Whether the emotion of a good row is a number."""
+    return _number(_cells(line, layout)[layout.emotion]) is not None
 
 
 def _number(text: bytes) -> int | None:
@@ -405,18 +410,17 @@ def _parse_row(line: bytes, layout: _Layout) -> tuple[bytes, int, int] | None:
 
 def _split_row(line: bytes, layout: _Layout) -> tuple[bytes, int, int] | None:
     """The text of the pixels, label and usage of a row, or None if one of these is missing."""
-    fields = _fields(line, layout.separator)
-    columns = layout.columns
-    if len(fields) == len(columns):
-        row = dict(zip(columns, fields, strict=True))
-    elif not (row := _cells(line, layout)):
-        return None
-    text = row["emotion"]
-    label = _EMOTION_CODES.get(text)
+    separator, columns, emotion, pixels, usage = layout
+    fields = _fields(line, separator)
+    if len(fields) != len(columns):
+        fields = _cells(line, layout)
+        if not fields:
+            return None
+    label = _EMOTION_CODES.get(fields[emotion])
     if label is None:
-        label = _label(text)
-    usage = _USAGE_CODES.get(row["Usage"]) if layout.has_usage else UNKNOWN_USAGE
-    return None if label is None or usage is None else (row["pixels"], label, usage)
+        label = _label(fields[emotion])
+    part = UNKNOWN_USAGE if usage is None else _USAGE_CODES.get(fields[usage])
+    return None if label is None or part is None else (fields[pixels], label, part)
 
 
 def _explain_row(line: bytes, layout: _Layout) -> str:
@@ -429,14 +433,16 @@ def _explain_row(line: bytes, layout: _Layout) -> str:
     if not row:
         fields = len(_fields(line, layout.separator))
         return f"has {fields} fields, needs {len(layout.columns)} as its header has; {_AGAIN}"
-    if _label(row["emotion"]) is None:
-        needed = f"emotion is {_quote(row['emotion'])}, needs one of {_ORDER}; correct the row"
-        return needed if _number(row["emotion"]) is None else f"{needed}, or {_RENAME}"
-    if layout.has_usage and row["Usage"] not in _USAGE_CODES:
-        hint = _nearest(row["Usage"].decode(), USAGES)
+    emotion = row[layout.emotion]
+    if _label(emotion) is None:
+        needed = f"emotion is {_quote(emotion)}, needs one of {_ORDER}; correct the row"
+        return needed if _number(emotion) is None else f"{needed}, or {_RENAME}"
+    if layout.usage is not None and row[layout.usage] not in _USAGE_CODES:
+        usage = row[layout.usage]
+        hint = _nearest(usage.decode(), USAGES)
         needed = ", ".join(USAGES)
-        return f"Usage is {_quote(row['Usage'])}, needs one of {needed}{hint}; correct the row"
-    tokens = _tokens(row["pixels"])
+        return f"Usage is {_quote(usage)}, needs one of {needed}{hint}; correct the row"
+    tokens = _tokens(row[layout.pixels])
     if len(tokens) != _PIXELS and all(map(bytes.isdigit, tokens)):
         return f"has {len(tokens)} pixels, needs {_PIXELS}; {_AGAIN}"
     # float, since int refuses a token of more than 4300 digits.

@@ -78,7 +78,7 @@ _PREDICTOR_LIMIT = 1 << 30  # bytes of an unpacked predictor; the published one 
 _CHUNK = 256  # images between two calls of `progress`, a fifth of a second's work
 _MIN_PER_WORKER = 1000  # a process takes about a second to start and load its predictor
 _CELL = re.compile(r"\s*-?[0-9]{1,6}\.-?[0-9]{1,6}(?:\s+-?[0-9]{1,6}\.-?[0-9]{1,6})*\s*")
-_LABELS = {str(label): label for label in range(len(EMOTIONS))}
+_LABELS = {f"{i}{end}": i for i in range(len(EMOTIONS)) for end in ("", ".0")}
 _LINE_LIMIT = 1 << 16  # characters; a row has at most 1.1 kB, a file without line ends any number
 _LIMIT = 10**6  # of a coordinate in the CSV; float32 holds all integers up to 2**24
 
@@ -135,8 +135,8 @@ def extract(
                     progress(done, total)
     except BrokenProcessPool as error:
         raise InputError(
-            "a landmark process died (out of memory, or the script that started it lacks "
-            "`if __name__ == '__main__':`): try again with workers=1"
+            "a landmark process died, most likely for want of memory: free some and try again "
+            "(`extract` needs least with workers=1)"
         ) from error
     return landmarks
 
@@ -419,12 +419,13 @@ def write_csv(path: str | os.PathLike[str], landmarks: np.ndarray, labels: np.nd
     Args:
         path: The file, replaced if it exists.
         landmarks: (N, 68, 2), x and y in pixels: rounded numbers, for the format holds no others.
-        labels: int (N,), index into EMOTIONS.
+        labels: (N,), index into EMOTIONS: integers, or floats that are integers.
 
     Raises:
-        InputError: wrong shapes, coordinates that are not rounded, labels out of range, or `path`
-            cannot be written.
+        InputError: wrong shapes, coordinates that are not rounded, labels out of range or of
+            another kind, or `path` cannot be written.
     """
+    path = expand(path)
     landmarks, labels = np.asarray(landmarks), np.asarray(labels)
     if landmarks.shape != (len(labels), POINTS, 2) or labels.ndim != 1:
         raise InputError(
@@ -439,15 +440,21 @@ def write_csv(path: str | os.PathLike[str], landmarks: np.ndarray, labels: np.nd
             "not a whole number below a million, and the paper's format holds no others: round "
             "the landmarks or save them with numpy.save"
         )
-    outside = (labels < 0) | (labels >= len(EMOTIONS))
+    if labels.dtype.kind not in "iuf":
+        raise InputError(
+            f"{path}: labels of dtype {labels.dtype} are no integers: labels index EMOTIONS"
+        )
+    with np.errstate(invalid="ignore"):  # NaN is no integer
+        outside = ~((labels >= 0) & (labels < len(EMOTIONS)) & (labels % 1 == 0))
     if outside.any():
         row = int(np.argmax(outside))
         raise InputError(
-            f"{path}: row {row}: label {labels[row]} is not in 0 to {len(EMOTIONS) - 1}: "
+            f"{path}: row {row}: label {labels[row]} is no integer from 0 to {len(EMOTIONS) - 1}: "
             "labels index EMOTIONS"
         )
+    labels = labels.astype(int)
     with (
-        whole(pathlib.Path(path), "choose another place") as aside,
+        whole(path, "choose another place") as aside,
         aside.open("w", encoding="ascii", newline="") as file,
     ):
         file.write(",".join([*PARTS, "emotion"]) + "\n")
@@ -470,6 +477,7 @@ def read_csv(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         InputError: the file is missing, unreadable or malformed; the message names the line.
     """
+    path = expand(path)
     landmarks, labels = [], []
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:

@@ -19,6 +19,7 @@ import numpy as np
 from fermm.data import processes
 from fermm.data.faces import EMOTIONS, IMAGE_SIZE, POINTS, USAGES, Faces, Origin, Rejected
 from fermm.errors import InputError, printable
+from fermm.paths import expand
 
 FIELDS: dict[str, tuple[type, tuple[int, ...]]] = {
     "image": (np.uint8, (IMAGE_SIZE, IMAGE_SIZE)),
@@ -56,6 +57,7 @@ class Records:
 
         from fermm.data import tfds_builder
 
+        directory = expand(directory)
         self.directory = os.fspath(directory)
         with self._damage():
             _check_features(pathlib.Path(directory, "features.json"), tfds_builder.features())
@@ -333,8 +335,8 @@ def chunks(
         if "terminated unexpectedly" not in str(error):
             raise
         raise InputError(
-            "a process that reads the data died (out of memory, or the script that started it "
-            "lacks `if __name__ == '__main__':`): try again with config.data.workers=0"
+            "a process that reads the data died, most likely for want of memory: try again with "
+            "config.data.workers=0"
         ) from error
     finally:
         iterator.close()

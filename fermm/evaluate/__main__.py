@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fermm.errors import InputError
 from fermm.evaluate import compare, report, run, table
+from fermm.paths import expand
 
 
 def main() -> None:
@@ -27,10 +28,11 @@ def main() -> None:
     if (len(arguments.runs) > 1) != bool(arguments.out):
         parser.error("give --out for several runs; the report of one run lies in its directory")
     try:
-        runs = [run.load(directory) for directory in arguments.runs]
+        runs = [run.load(expand(directory)) for directory in arguments.runs]
         if arguments.out:
-            compare.write(runs, arguments.out)
-            print(f"{arguments.out}: written")
+            out = expand(arguments.out)
+            compare.write(runs, out)
+            print(f"{out}: written")
         else:
             run.write_metrics(runs[0])
             report.write(runs[0])

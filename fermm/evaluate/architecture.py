@@ -67,7 +67,8 @@ def layers(spec: Spec, trained: Collection[str] | None = None) -> list[Layer]:
     Raises:
         InputError: of `models.build`.
     """
-    network: Any = models.build(spec)
+    # Its plain form has an operation for each layer.
+    network: Any = models.build(spec, plain=True)
     inputs = {name: _INPUTS[name] for name in network.inputs}
     variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), inputs)
     sizes = {path: leaf.size for path, leaf in flatten_dict(variables).items()}

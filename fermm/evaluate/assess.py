@@ -21,7 +21,6 @@ from fermm.models.fusion import MODALITIES
 RANDOM = 1 / len(EMOTIONS)
 GAP = 0.03  # of training over validation accuracy, beyond which a network counts as overfitted
 HOUR = 3600.0
-BAND_DRAWS = 8000  # for `calibrated_below`, all seeds together
 
 Json = dict[str, Any]
 
@@ -69,7 +68,12 @@ def assess(run: Run) -> Json:
             metric: dataclasses.asdict(estimate(metric, predictions)) for metric in METRICS
         }
         networks[name]["calibration_error"]["calibrated_below"] = float(
-            np.mean([metrics.calibrated_below(p, BAND_DRAWS // len(seeds)) for p in predictions])
+            np.mean(
+                [
+                    metrics.calibrated_below(p, metrics.CALIBRATED_DRAWS // len(seeds))
+                    for p in predictions
+                ]
+            )
         )
         without, weighted = None, None
         if some:
@@ -447,9 +451,9 @@ def audit(run: Run, assessment: Json) -> list[Json]:
         "functional 5",
         "All data is from FER2013, or made from it.",
         "source of the images; how landmarks were found",
-        f"{run.title}; landmarks "
+        f"{run.title} ({run.identity['fer2013']}); landmarks "
         + ("drawn" if drawn else "by dlib in the images" if by_dlib else f"{data['landmarks']}"),
-        False if drawn else by_dlib or None,
+        False if drawn else (run.is_fer2013 and by_dlib) or None,
     )
     versions = next(iter(run.networks.values()))[0].meta["versions"]
     row(

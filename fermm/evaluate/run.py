@@ -335,7 +335,7 @@ def write_metrics(run: Run) -> dict[str, Any]:
     """Writes `metrics.json`.
 
     Returns:
-        What it holds: `{network: {split: {figure of merit: one value a seed, "count"},
+        What it holds: `{network: {split: {metric: one value a seed, "count"},
         "parameters", "seconds"}}`.
     """
     values: dict[str, Any] = {}

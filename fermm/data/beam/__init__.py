@@ -59,7 +59,7 @@ class LargeFaces(tfds.core.GeneratorBasedBuilder):
 
     def _info(self) -> tfds.core.DatasetInfo:
         quality = tfds.features.Tensor(shape=(), dtype=np.float32)
-        return tfds.core.DatasetInfo(
+        return tfds_builder.Info(
             builder=self,
             description="Faces with the 68 landmarks of each, and the quality of these.",
             features=tfds.features.FeaturesDict(tfds_builder.features() | {"quality": quality}),
@@ -202,11 +202,12 @@ def prepare(source: Source, out: str | os.PathLike[str], options: Any = None) ->
     """
     landmarks.find_method(source.method)
     sha256 = landmarks.predictor_digest(source.predictor)
-    if not os.path.isdir(source.images):
-        _files(source.images)
+    images = os.path.abspath(expand(source.images))
+    if not os.path.isdir(images):
+        _files(images)
     predictor = source.predictor and os.path.abspath(expand(source.predictor))
-    source = Source(os.path.abspath(source.images), source.method, predictor, sha256)
-    out = os.path.abspath(out)
+    source = Source(images, source.method, predictor, sha256)
+    out = os.path.abspath(expand(out))
     builder = LargeFaces(source=source, data_dir=out)
     note, now = Path(out, f"{builder.name}.json"), json.dumps(source._asdict()) + "\n"
     if os.path.isdir(builder.data_dir) and not (note.is_file() and note.read_text() == now):
