@@ -199,14 +199,15 @@ def _evaluate(
 ) -> dict[str, Any]:
     run = run_lib.load(workdir)
     result = run_lib.write_metrics(run)
+    failed: dict[str, str] = {}
     if config["report"]:
         # Plotting takes seconds to import, for which errors at the start should not wait.
         with _doing("drawing the report"):
             from fermm.evaluate import faces, report
 
-            faces.save_all(workdir / "figures", source)
-            report.write(run)
-    finished.note(config, workdir, program)
+            failed = report.write(run, faces.save_all(workdir / "figures", source, run))
+    if not failed:  # else they are drawn again when the run is called again
+        finished.note(config, workdir, program)
     _print_results(config, workdir, run)
     return result
 

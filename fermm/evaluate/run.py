@@ -15,7 +15,7 @@ import numpy as np
 
 from fermm.data import fingerprints, splits
 from fermm.errors import InputError
-from fermm.evaluate import metrics
+from fermm.evaluate import metrics, paper
 from fermm.evaluate.metrics import Predictions
 from fermm.models.fusion import MODALITIES
 from fermm.paths import whole
@@ -198,6 +198,19 @@ class Run(NamedTuple):
     def is_fer2013(self) -> bool:
         """Whether its faces are all of FER2013's and no others, by their pixels and labels."""
         return self.identity["fer2013"] in (fingerprints.IN_ORDER, fingerprints.REORDERED)
+
+    @property
+    def papers(self) -> dict[str, paper.Network | None]:
+        """By name, the network of the paper that each is, on the paper's data; else None."""
+        return {
+            name: paper.find(seeds[0].meta["spec"]) if self.is_fer2013 else None
+            for name, seeds in self.networks.items()
+        }
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """By name, what each network is called in tables and figures."""
+        return paper.titles(self.papers)
 
     @property
     def has_rows_of_the_paper(self) -> bool:
