@@ -52,7 +52,7 @@ def _state(config: Mapping[str, Any], workdir: Path, program: Iterable[Path]) ->
     program = [*program]
     package = hashlib.sha256()
     for file in sorted(_PACKAGE.rglob("*")):
-        if file.suffix in (".py", ".jinja"):
+        if file.suffix in (".py", ".jinja", ".npy"):
             package.update(f"{file.relative_to(_PACKAGE)}\0{_sha256(file)}\n".encode())
     return {
         "directory": workdir.resolve().name,  # which is in the title of the report

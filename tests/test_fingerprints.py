@@ -125,7 +125,7 @@ def test_what_a_run_says_of_its_data(tmp_path, known, streaming, monkeypatch):
 
 def test_a_prepared_data_set_is_called_by_its_name(tmp_path):
     load(tmp_path, some_faces())
-    [directory] = (tmp_path / "cache").rglob("1.0.0")
+    [directory] = (tmp_path / "cache").rglob("1.1.0")
     config = paper.get_config().data.to_dict() | {"path": str(directory)}
     assert source.load(config).title == f"faces of {directory.parent.name}"
 
