@@ -63,23 +63,23 @@ class ImageNetwork(nn.Module):
             InputError: the images have another type.
         """
         require_images(inputs["images"])
-        x = inputs["images"].astype(self.dtype) / 255
+        images = inputs["images"]
         convolutions = (self.conv1, self.conv2, self.conv3)
         # Flattened as (H, W, C), as in Keras.
         if self.plain:
-            x = x[..., None]
+            x = images[..., None].astype(self.dtype) / 255
             for conv, stride in zip(convolutions, STRIDES, strict=True):
                 x = max_pool_plain(nn.relu(conv(x, plain=True)), stride)
             x = x.reshape(x.shape[0], -1)
         elif train:
-            x = x.transpose(1, 2, 0)[None]
+            x = images.transpose(1, 2, 0)[None].astype(self.dtype) / 255
             for conv, stride in zip(convolutions, STRIDES, strict=True):
                 x = max_pool_2x2(nn.relu(conv(x)), stride)
             x = x.transpose(1, 2, 0, 3).reshape(-1, x.shape[-1]).T
         else:
             channels = (1, *self.filters)
             weights = [conv.weights(c) for conv, c in zip(convolutions, channels, strict=False)]
-            x = convolve_and_pool(x, weights, STRIDES)
+            x = convolve_and_pool(images.astype(self.dtype) / 255, weights, STRIDES)
         x = nn.sigmoid(self.dense2(nn.relu(self.dense1(x))))
         return x.astype(at_least_float32(self.dtype))
 
