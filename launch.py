@@ -6,6 +6,7 @@ minute or two. Called again with the same --workdir, it goes on after its last c
   uv run launch.py
   uv run launch.py --config configs/paper.py --config.data.path fer2013.csv --workdir runs/paper
   uv run launch.py --config.seeds="(0, 1, 2)" --config.image.epochs=4 --workdir runs/short
+  uv run launch.py --config.seeds="(0, 1, 2, 3)" --config.parallel=cores --workdir runs/seeds
   uv run launch.py --config configs/paper.py --help
 
 Flags:
@@ -115,8 +116,8 @@ def _without_memory(error: Exception) -> str:
     what = f" ({str(error).splitlines()[0]})" if str(error) else ""
     return (
         f"memory is not enough{what}; config.data.streaming leaves the data on disk, "
-        "config.<network>.seeds_at_once=1 trains one seed at a time, and a smaller "
-        "config.<network>.batch_size or network needs less"
+        "config.<network>.seeds_at_once=1 with config.parallel=none trains one seed at a time, "
+        "and a smaller config.<network>.batch_size or network needs less"
     )
 
 

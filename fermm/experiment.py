@@ -180,7 +180,9 @@ def _train_all(
                 if _finished(config, workdir / name / f"seed_{seed}", name)
             }
         places = {seed: workdir / name / f"seed_{seed}" / "checkpoints" for seed in config["seeds"]}
-        for group in loop.groups(places, config[name]["seeds_at_once"]):
+        at_once = devices.seeds_at_once(config["parallel"], config[name]["seeds_at_once"])
+        apart = devices.trains_apart(config["parallel"])
+        for group in loop.groups(places, at_once, apart):
             left = [seed for seed in group if seed not in complete]
             if all(config[name]["epochs"] in checkpoint.epochs(places[seed]) for seed in left):
                 group = left  # of which only the predictions are missing
@@ -197,14 +199,15 @@ def _evaluate(
 ) -> dict[str, Any]:
     run = run_lib.load(workdir)
     result = run_lib.write_metrics(run)
+    failed: dict[str, str] = {}
     if config["report"]:
         # Plotting takes seconds to import, for which errors at the start should not wait.
         with _doing("drawing the report"):
             from fermm.evaluate import faces, report
 
-            faces.save_all(workdir / "figures", source)
-            report.write(run)
-    finished.note(config, workdir, program)
+            failed = report.write(run, faces.save_all(workdir / "figures", source, run))
+    if not failed:  # else they are drawn again when the run is called again
+        finished.note(config, workdir, program)
     _print_results(config, workdir, run)
     return result
 
@@ -372,7 +375,8 @@ def _check_layouts(config: Mapping[str, Any], workdir: Path) -> None:
         return  # what is left of it shows when its checkpoints have been looked at
     count = len(config["seeds"])
     for name in config["networks"]:
-        at_once = min(config[name]["seeds_at_once"], count)
+        at_once = devices.seeds_at_once(config["parallel"], config[name]["seeds_at_once"])
+        at_once = min(at_once, count)
         for seeds in {at_once, count % at_once or at_once}:
             devices.layout(config["parallel"], seeds)
 

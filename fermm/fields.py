@@ -11,7 +11,8 @@ FIELDS = {
     "tensorboard": "whether to write TensorBoard event files, to WORKDIR/tensorboard",
     "parallel": (
         '"none", or over all devices of all processes: "batch" (a share of each batch on each) or '
-        '"seeds" (some of those trained at once on each)'
+        '"seeds" (some of those trained at once on each); or "cores": several seeds at a time on a '
+        'CPU, one on each core, about 1.6 times as fast as "none" for eight seeds of NN2'
     ),
     "checkpoint_minutes": "after how many minutes a checkpoint is written within an epoch",
     "keep": (
@@ -60,7 +61,10 @@ FIELDS = {
     "<network>.trainable": (
         "regular expressions over parameter paths, the first match decides; '!' before one freezes"
     ),
-    "<network>.seeds_at_once": "how many of config.seeds are trained in one compiled function",
+    "<network>.seeds_at_once": (
+        "how many of config.seeds are trained at once, in one compiled function; with parallel "
+        '"cores" rounded up to a multiple of the cores, each seed by itself'
+    ),
     "<network>.epochs": "passes over the training faces",
     "<network>.batch_size": "faces in a training step",
     "<network>.learning_rate": "of Adam, in the first epoch",

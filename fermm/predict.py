@@ -323,6 +323,7 @@ def restore(
     seed: int | str | None = None,
     which: str = "last",
     *,
+    plain: bool = False,
     predictor: str | os.PathLike[str] | None = None,
 ) -> Network:
     """A trained network, from what its run left on disk.
@@ -337,6 +338,8 @@ def restore(
         network: which, if `path` holds several.
         seed: which, if there are several; a number, or a string that is one.
         which: "last" epoch, or "best" (lowest validation loss).
+        plain: of operations that `jax.export` and converters know, see `fermm.models.build`; the
+            same decisions, some of them more slowly.
         predictor: path of the predictor that found the landmarks in training, if it is elsewhere
             now. A network that reads no landmarks needs none.
 
@@ -353,7 +356,7 @@ def restore(
         raise InputError(f"{where}: holds the network {saved.meta['network']!r}, not {network!r}")
     if seed is not None and saved.meta["seed"] != seed:
         raise InputError(f"{where}: is of seed {saved.meta['seed']}, not {seed}")
-    module = models.build(saved.meta["spec"])
+    module = models.build(saved.meta["spec"], plain=plain)
     expected = jax.eval_shape(module.init, jax.random.key(0), shapes(module.inputs))
     checkpoint.check_tree(expected, saved.variables, str(where))
     given = None

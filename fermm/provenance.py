@@ -8,7 +8,8 @@ networks and heads says is known by a digest of it. The digest covers
 
 and of each file all but what only sets up the experiment: `get_config`, the block below
 `if __name__ == "__main__":`, networks and heads that this network does not use, and what is
-referred to by these alone. So a change of `config.seeds`, or one more head, changes no digest.
+referred to by these alone or by nothing. So a change of `config.seeds`, or one more head, changes
+no digest.
 """
 
 import ast
@@ -187,6 +188,7 @@ class _Statement:
         text: its source.
         names: that it defines, if it does nothing else; else empty.
         refers: names that stand in it.
+        inert: whether it does nothing if nobody refers to these, unlike an import.
         sets_up: whether it is part of the experiment's set-up and not of its networks.
     """
 
@@ -196,6 +198,7 @@ class _Statement:
         self.text = "\n".join(lines[first - 1 : node.end_lineno]).rstrip()
         self.refers = set(_words(node))
         self.names: set[str] = set()
+        self.inert = isinstance(node, ast.FunctionDef | ast.Assign | ast.AnnAssign)
         self.sets_up = False
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             self.sets_up = node.name == _SETS_UP or node.name in others
@@ -255,7 +258,7 @@ class _File:
 
 
 def _leave_out(files: list[_File]) -> None:
-    """Takes away what only the statements that set up the experiment refer to."""
+    """Takes away what nobody refers to, or only the statements that set up the experiment."""
     while True:
         used = {name for file in files for s in file.counts for name in s.refers}
         found = False
@@ -264,7 +267,7 @@ def _leave_out(files: list[_File]) -> None:
             by_those = {name for s in left_out for name in s.refers}
             for statement in file.counts:
                 names = statement.names
-                if names and names <= by_those and not names & used:
+                if names and (names <= by_those or statement.inert) and not names & used:
                     file.counts = [s for s in file.counts if s is not statement]
                     found = True
         if not found:

@@ -1,4 +1,4 @@
-"""The config of a run: what its fields mean, whether they make sense, whose run directory it is."""
+"""The config of a run: whether its fields make sense, and whose run directory it is."""
 
 import contextlib
 import difflib
@@ -75,7 +75,7 @@ _SCHEDULE_KINDS = {
 # What a run that was killed may have left where it has not yet written its config, and one over
 # several splits beside their directories.
 _BEFORE = {LOCK, "config.json.tmp"}
-_OF_SPLITS = {"report.html", "report.html.tmp"}
+_OF_SPLITS = {"report.html", "report.html.tmp", "report.json", "report.json.tmp"}
 
 # What may differ when a run directory is used again: it changes what is done, not how.
 _MAY_DIFFER = (

@@ -98,13 +98,13 @@ def test_a_registered_head_is_drawn(monkeypatch, tmp_path):
         ("log softmax", (7,), 0, ()),
         ("log softmax", (7,), 0, ()),
     ]
-    architecture.save(tmp_path, "gated", spec, "One's own head")
+    architecture.save(tmp_path / "architecture_gated", spec, "One's own head")
     assert (tmp_path / "architecture_gated.png").stat().st_size > 10_000
 
 
 def test_a_fine_tuned_part_is_not_frozen(tmp_path):
     trained = ["head/logits/bias", "image/logits/kernel"]
-    architecture.save(tmp_path, "x", spec_of("feature_fusion"), "Title", trained)
+    architecture.save(tmp_path / "architecture_x", spec_of("feature_fusion"), "Title", trained)
     written = {path.name for path in tmp_path.iterdir()}
     assert written == {"architecture_x.png", "architecture_x.svg"}
     found = architecture.layers(spec_of("feature_fusion"), trained)

@@ -55,8 +55,8 @@ def test_a_run_and_the_same_again(tmp_path):
     assert first.stderr == ""
     assert len(list((tmp_path / "cache" / "compiled").glob("*/*train_steps*"))) == 1
     assert "landmarks, seed 0  epoch  1/1  loss " in first.stdout
-    table = first.stdout[first.stdout.index("Table 2.") :].partition("\n\n")[0]
-    assert "NN2 (landmarks)" in table
+    table = first.stdout[first.stdout.index("Accuracy in percent") :].partition("\n\n")[0]
+    assert "\nlandmarks " in table
     assert "paper" not in table  # whose numbers are of other faces
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["data"]["synthetic"]["count"] == 200
@@ -302,8 +302,9 @@ def test_more_data_than_memory(tmp_path):
     assert result.returncode == 1
     assert re.fullmatch(
         r"launch.py: memory is not enough \(Unable to allocate .* TiB .*\); config.data.streaming "
-        r"leaves the data on disk, config.<network>.seeds_at_once=1 trains one seed at a time, and "
-        r"a smaller config.<network>.batch_size or network needs less\n",
+        r"leaves the data on disk, config.<network>.seeds_at_once=1 with config.parallel=none "
+        r"trains one seed at a time, and a smaller config.<network>.batch_size or network needs "
+        r"less\n",
         result.stderr,
     )
 

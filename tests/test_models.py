@@ -2,6 +2,7 @@ import functools
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,6 +24,23 @@ def spec_of(name):
         return {"model": section["model"], "arguments": section["arguments"]}
     parts = {part: spec_of(part) for part in ("image", "landmarks")}
     return {"head": section["head"], "arguments": section["arguments"], **parts}
+
+
+_IMAGE = {"model": "nn1", "arguments": {"hidden": 32}}
+_LANDMARKS = {"model": "nn2", "arguments": {}}
+SMALL = {
+    "image": _IMAGE,
+    "landmarks": _LANDMARKS,
+    **{
+        f"{head}_fusion": {
+            "head": head,
+            "arguments": {},
+            "image": _IMAGE,
+            "landmarks": _LANDMARKS,
+        }
+        for head in ("decision", "feature")
+    },
+}
 
 
 def inputs(count=2):
@@ -145,6 +163,58 @@ def test_pooling_equals_a_reduced_window_with_its_gradient_also_at_ties(stride, 
     np.testing.assert_array_equal(ours, expected)
     cotangent = jnp.asarray(random.normal(size=ours.shape).astype(np.float32))
     np.testing.assert_allclose(pull(cotangent)[0], expected_pull(cotangent)[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 16, 37])
+def test_without_training_the_image_network_is_the_same(count):
+    """In pieces of 16 faces, the rest by itself; logits and gradients as in training, ties too."""
+    data = inputs(count)
+    data["images"][::2, 10:30, 5:40] = 255
+    module = models.build(SMALL["image"])
+    variables = jax.jit(module.init)(jax.random.key(0), data)
+    cotangent = np.random.default_rng(1).normal(size=(count, 7)).astype(np.float32)
+
+    @functools.partial(jax.jit, static_argnames="train")
+    def run(variables, train):
+        out, pull = jax.vjp(lambda v: module.apply(v, data, train=train).logits, variables)
+        return out, pull(cotangent)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        run(variables, train=False),
+        run(variables, train=True),
+    )
+
+
+def test_a_face_has_the_same_logits_whoever_is_beside_it():
+    data = inputs(40)
+    module = models.build(SMALL["image"])
+    variables = jax.jit(module.init)(jax.random.key(0), data)
+    whole = jax.jit(module.apply)(variables, data).logits
+    for rows in ([0], [39, 3], range(20, 40)):
+        some = jax.jit(module.apply)(variables, {"images": data["images"][list(rows)]}).logits
+        np.testing.assert_allclose(some, whole[np.array(rows)], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(SMALL))
+def test_the_plain_form_is_exported_for_any_number_of_faces(name):
+    module, plain = models.build(SMALL[name]), models.build(SMALL[name], plain=True)
+    variables = jax.jit(module.init)(jax.random.key(0), inputs())
+    (faces,) = jax.export.symbolic_shape("faces")
+    known = models.types.shapes(plain.inputs)
+    symbolic = {k: jax.ShapeDtypeStruct((faces, *x.shape[1:]), x.dtype) for k, x in known.items()}
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
+    exported = jax.export.export(
+        jax.jit(lambda v, x: plain.apply(v, x).logits), platforms=("cpu", "cuda", "tpu")
+    )(shapes, symbolic)
+    text = exported.mlir_module()
+    for special in ("case", "optimization_barrier", "while", "platform_index"):
+        assert f"stablehlo.{special}" not in text
+    loaded = jax.export.deserialize(exported.serialize())
+    for count in (1, 2, 33):
+        data = {k: v for k, v in inputs(count).items() if k in plain.inputs}
+        expected = jax.jit(module.apply)(variables, data).logits
+        np.testing.assert_allclose(loaded.call(variables, data), expected, atol=1e-5)
 
 
 def test_pooling_has_no_other_stride():

@@ -118,6 +118,21 @@ def test_apply_is_plain_jax(workdir, faces):
     np.testing.assert_allclose(jax.nn.softmax(outputs.logits), probabilities, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_plain_form_predicts_the_same(workdir, faces, name):
+    plain = fermm.restore(workdir, name, seed=0, plain=True)
+    # One operation for each layer: nothing that depends on the platform, no loop.
+    inputs = {
+        "images": faces.images[:3],
+        "landmarks": np.asarray(faces.landmarks[:3], np.float32),
+    }
+    text = jax.jit(plain.apply).lower(plain.variables, inputs).as_text()
+    assert not any(f"stablehlo.{op}" in text for op in ("case", "while", "optimization_barrier"))
+    expected = fermm.restore(workdir, name, seed=0).predict(faces.images, faces.landmarks)
+    found = plain.predict(faces.images, faces.landmarks)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_landmarks_are_extracted_by_the_method_of_the_run(workdir, faces, monkeypatch):
     if importlib.util.find_spec("face_recognition_models") is None:
         pytest.skip("needs the extra `landmarks`")

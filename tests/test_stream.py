@@ -286,7 +286,7 @@ def test_a_process_that_dies_is_one_line(faces):
         next(chunks)
         [worker] = workers_alive()
         os.kill(worker.pid, signal.SIGKILL)
-        with pytest.raises(InputError, match=r"^a process that reads the data died \(.*workers=0$"):
+        with pytest.raises(InputError, match=r"^a process that reads the data died, .*workers=0$"):
             for _ in chunks:
                 pass
     assert workers_alive() == []

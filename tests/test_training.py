@@ -234,17 +234,21 @@ def test_what_a_run_leaves(finished):
         )
         assert float(rows[-1]["val_accuracy"]) == figures["validation"]["accuracy"][0]
         assert figures["seconds"][0] == pytest.approx(sum(float(r["seconds"]) for r in rows))
-    drawn = {"accuracies", "learning_curves", "training_against_validation", "confusion_matrices"}
-    drawn |= {"recall_by_class", "reliability", "modalities"}
-    drawn |= {"samples", "classes", "landmarks", "landmarks_good_and_bad"}
-    drawn |= {f"architecture_{name}" for name in result}
+    drawn = {"accuracies", "differences", "recall_by_class", "recall_gains"}
+    drawn |= {"validation_accuracy", "validation_loss"}
+    drawn |= {"samples", "classes", "landmarks", "landmarks_good_and_bad", "all_wrong"}
+    stems = ("training", "confusion_matrix", "reliability", "architecture")
+    drawn |= {f"{stem}_{name}" for stem in stems for name in result}
+    fusions = ("decision_fusion", "feature_fusion")
+    drawn |= {f"{s}_{name}" for s in ("modalities", "changed", "won_and_lost") for name in fusions}
     assert {path.stem for path in (finished / "figures").iterdir()} == drawn
     for name in drawn:
-        assert (finished / "figures" / f"{name}.png").stat().st_size > 10_000
+        assert (finished / "figures" / f"{name}.png").stat().st_size > 5_000
         assert (finished / "figures" / f"{name}.svg").read_text().startswith("<?xml")
     report = (finished / "report.html").read_text()
     assert report.count("<img ") == len(drawn)
-    assert "Table 2. Accuracy in percent" in report
+    assert "Accuracy in percent on synthetic faces" in report
+    assert "paper, figure" not in report  # the networks are smaller, the faces others
     assert json.loads((finished / "assessment.json").read_text())["faces"] == 33
     assert not list(finished.rglob("*.tmp*"))
     assert json.loads((finished / "config.json").read_text())["seeds"] == [0]
@@ -304,6 +308,7 @@ def test_split_seeds_make_a_run_each(tmp_path):
     assert set(samples[0]) != set(samples[1])
     page = (tmp_path / "splits" / "report.html").read_text()
     assert "The runs differ in nothing but the seed of the split" in page
+    assert json.loads((tmp_path / "splits" / "report.json").read_text())["runs"] == list(result)
     assert experiment.run(config, tmp_path / "splits") == result  # called again, it adds nothing
     with pytest.raises(InputError, match="not the directory of a run over several splits"):
         experiment.run(config, tmp_path / "splits" / "split_0")
@@ -417,7 +422,7 @@ def test_called_again_a_finished_run_trains_nothing(finished, tmp_path, monkeypa
     monkeypatch.setattr(loop, "fit", None)
     result = experiment.run(small_config(), tmp_path / "run")
     assert result == json.loads((finished / "metrics.json").read_text())
-    assert "Table 2. Accuracy in percent on synthetic faces" in capsys.readouterr().out
+    assert "Accuracy in percent on synthetic faces" in capsys.readouterr().out
 
 
 def test_a_finished_run_is_read_and_not_drawn_again(finished, tmp_path, monkeypatch, capsys):
@@ -791,3 +796,13 @@ def test_class_weights_multiply_the_loss_and_do_not_divide_it():
     )  # fmt: skip
     each = steps.cross_entropy(outputs.logits, labels)
     np.testing.assert_allclose(total, (1 * each[0] + 7 * each[1]) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [2, 3, 70, 3589])
+def test_a_shuffled_modality_comes_from_another_face(count):
+    orders = [experiment._others(count, seed) for seed in range(10)]
+    for seed, order in enumerate(orders):
+        assert (np.sort(order) == np.arange(count)).all()
+        assert not (order == np.arange(count)).any()
+        np.testing.assert_array_equal(order, experiment._others(count, seed))
+    assert count < 4 or len({order.tobytes() for order in orders}) == 10

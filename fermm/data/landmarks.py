@@ -135,8 +135,8 @@ def extract(
                     progress(done, total)
     except BrokenProcessPool as error:
         raise InputError(
-            "a landmark process died (out of memory, or the script that started it lacks "
-            "`if __name__ == '__main__':`): try again with workers=1"
+            "a landmark process died, most likely for want of memory: free some and try again "
+            "(`extract` needs least with workers=1)"
         ) from error
     return landmarks
 

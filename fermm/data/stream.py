@@ -335,8 +335,8 @@ def chunks(
         if "terminated unexpectedly" not in str(error):
             raise
         raise InputError(
-            "a process that reads the data died (out of memory, or the script that started it "
-            "lacks `if __name__ == '__main__':`): try again with config.data.workers=0"
+            "a process that reads the data died, most likely for want of memory: try again with "
+            "config.data.workers=0"
         ) from error
     finally:
         iterator.close()

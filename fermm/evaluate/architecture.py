@@ -67,7 +67,8 @@ def layers(spec: Spec, trained: Collection[str] | None = None) -> list[Layer]:
     Raises:
         InputError: of `models.build`.
     """
-    network: Any = models.build(spec)
+    # Its plain form has an operation for each layer.
+    network: Any = models.build(spec, plain=True)
     inputs = {name: _INPUTS[name] for name in network.inputs}
     variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), inputs)
     sizes = {path: leaf.size for path, leaf in flatten_dict(variables).items()}
@@ -203,16 +204,13 @@ _FILLS = {"conv": "#D3EAF8", "dense": "#FBE6C4", "norm": "#CFEBE0", "dropout": "
 _ARROW = {"arrowstyle": "-|>", "mutation_scale": 7, "color": _INK, "shrinkA": 0, "shrinkB": 0}
 
 
-def save(
-    directory: Path, name: str, spec: Spec, caption: str, trained: Collection[str] | None = None
-) -> None:
-    """Writes `architecture_<name>.{svg,png}`: what a network consists of (figures 6 to 9).
+def save(stem: Path, spec: Spec, caption: str, trained: Collection[str] | None = None) -> None:
+    """Draws what a network consists of (paper, figures 6 to 9).
 
     Of a fusion, the two networks are lists, and the head is shown in full.
 
     Args:
-        directory: where.
-        name: of the network.
+        stem: path of the files, without suffix.
         spec: see `fermm.models.building`; `meta["spec"]` of a checkpoint.
         caption: above the figure, with the numbers of parameters below it.
         trained: as in `layers`; `meta["trained"]` of a checkpoint.
@@ -259,7 +257,7 @@ def save(
     axes.axis("off")
     figure.set_size_inches(page, y + 0.4)
     with mpl.rc_context(figures.RC):
-        figures.save(figure, directory / f"architecture_{name}")
+        figures.save(figure, stem)
 
 
 def _sums(found: Sequence[Layer]) -> tuple[int, ...]:

@@ -15,13 +15,12 @@ from fermm.evaluate import metrics, statistics
 from fermm.evaluate.metrics import METRICS, Predictions
 from fermm.evaluate.run import Modalities, Run, Trained
 from fermm.evaluate.statistics import Compared, Estimate
-from fermm.evaluate.table import interval, points, title
+from fermm.evaluate.table import interval, points
 from fermm.models.fusion import MODALITIES
 
 RANDOM = 1 / len(EMOTIONS)
 GAP = 0.03  # of training over validation accuracy, beyond which a network counts as overfitted
 HOUR = 3600.0
-BAND_DRAWS = 8000  # for `calibrated_below`, all seeds together
 
 Json = dict[str, Any]
 
@@ -69,7 +68,12 @@ def assess(run: Run) -> Json:
             metric: dataclasses.asdict(estimate(metric, predictions)) for metric in METRICS
         }
         networks[name]["calibration_error"]["calibrated_below"] = float(
-            np.mean([metrics.calibrated_below(p, BAND_DRAWS // len(seeds)) for p in predictions])
+            np.mean(
+                [
+                    metrics.calibrated_below(p, metrics.CALIBRATED_DRAWS // len(seeds))
+                    for p in predictions
+                ]
+            )
         )
         without, weighted = None, None
         if some:
@@ -101,9 +105,9 @@ def assess(run: Run) -> Json:
         "networks": networks,
         "pairs": pairs,
         "fusions": fusions,
-        "sentences": [_sentence(pair, several=several) for pair in pairs],
+        "sentences": [_sentence(pair, run.titles, several=several) for pair in pairs],
     }
-    result["headline"] = _headline(result)
+    result["headline"] = _headline(result, run.titles)
     return result | {"audit": audit(run, result)}
 
 
@@ -295,7 +299,7 @@ def _best(networks: Mapping[str, Json], pairs: Sequence[Json]) -> list[str]:
     return [name for name in ordered if name not in worse]
 
 
-def _headline(assessment: Json) -> str:
+def _headline(assessment: Json, titles: Mapping[str, str]) -> str:
     networks, best = assessment["networks"], assessment["best"]
     several = len(assessment["seeds"]) > 1
 
@@ -305,11 +309,11 @@ def _headline(assessment: Json) -> str:
 
     highest = networks[best[0]]["accuracy"]["mean"]
     tied = [name for name in best if networks[name]["accuracy"]["mean"] == highest]
-    titles = [title(name) for name in tied]
-    subject = " and ".join([*[", ".join(titles[:-1])] * (len(titles) > 1), titles[-1]])
+    first = [titles[name] for name in tied]
+    subject = " and ".join([*[", ".join(first[:-1])] * (len(first) > 1), first[-1]])
     have = "have" if len(tied) > 1 else "has"
     also = [name for name in best if name not in tied]
-    rest = "".join(f", {title(name)} {of(name)}" for name in also)
+    rest = "".join(f", {titles[name]} {of(name)}" for name in also)
     about = (
         f"Means of {len(assessment['seeds'])} seeds; intervals over seeds and the choice of faces."
         if several
@@ -324,8 +328,8 @@ def _headline(assessment: Json) -> str:
     )
 
 
-def _sentence(pair: Json, *, several: bool) -> str:
-    better, worse = title(pair["better"]), title(pair["worse"])
+def _sentence(pair: Json, titles: Mapping[str, str], *, several: bool) -> str:
+    better, worse = titles[pair["better"]], titles[pair["worse"]]
     by = points(pair["difference"]["mean"])
     within = f"simultaneous 95% interval {interval(pair['simultaneous'])}"
     if several:
@@ -333,9 +337,9 @@ def _sentence(pair: Json, *, several: bool) -> str:
             return f"{better} is better than {worse} by {by} points, {within}."
         return f"{better} is not shown to be better than {worse}: {by} points, {within}."
     if pair["shown"]:
-        what = f"This {better} recognises more of these faces than this {worse}"
+        what = f"As trained here, {better} recognises more of these faces than {worse}"
     else:
-        what = f"This {better} is not shown to recognise more faces than this {worse}"
+        what = f"As trained here, {better} is not shown to recognise more faces than {worse}"
     return f"{what}: {by} points, {within}."
 
 
@@ -397,6 +401,7 @@ def audit(run: Run, assessment: Json) -> list[Json]:
     singles = {name: spec for name, spec in specs.items() if "head" not in spec}
     fusions = {name: spec for name, spec in specs.items() if "head" in spec}
     data = run.config["data"]
+    titles = run.titles
     rows: list[Json] = []
 
     def row(number: str, requirement: str, check: str, value: str, met: bool | None) -> None:
@@ -404,7 +409,7 @@ def audit(run: Run, assessment: Json) -> list[Json]:
         rows.append(dict(zip(fields, (number, requirement, check, value, met), strict=True)))
 
     def names(of: Iterable[str]) -> str:
-        return ", ".join(title(name) for name in of) or "none"
+        return ", ".join(titles[name] for name in of) or "none"
 
     inputs = {name: tuple(seeds[0].meta["inputs"]) for name, seeds in run.networks.items()}
     by_input = {
@@ -468,12 +473,12 @@ def audit(run: Run, assessment: Json) -> list[Json]:
     )
     where = f"on {assessment['split']} data"
     # With one seed nothing is known of another network of the kind.
-    this, over = ("", "seeds and faces") if len(run.seeds) > 1 else ("This ", "faces")
+    this, over = ("", "seeds and faces") if len(run.seeds) > 1 else ("As trained here, ", "faces")
     for name in singles:
         accuracy = assessment["networks"][name]["accuracy"]
         row(
             "non-functional 3",
-            f"{this}{title(name)} is at least three times as accurate as chance.",
+            f"{this}{titles[name]} is at least three times as accurate as chance.",
             f"95% interval over {over} of the accuracy {where} above 3/7 = {points(3 * RANDOM)}%",
             f"{points(accuracy['mean'])}%, 95% interval {interval(accuracy['interval'])}",
             _beyond(accuracy["interval"], 3 * RANDOM),
@@ -483,7 +488,7 @@ def audit(run: Run, assessment: Json) -> list[Json]:
         gains = {part: of["gain"] for part, of in parts.items()}
         row(
             "non-functional 4",
-            f"{this}{title(name)} is better than both its parts.",
+            f"{this}{titles[name]} is better than both its members.",
             f"simultaneous 95% intervals over {over} of the differences {where} above 0, for both",
             "; ".join(
                 f"{points(abs(gain['mean']))} points "
@@ -498,7 +503,7 @@ def audit(run: Run, assessment: Json) -> list[Json]:
         gap = assessment["networks"][name]["gap"]
         row(
             "non-functional 5",
-            f"{this}{title(name)} is not overfitted.",
+            f"{this}{titles[name]} is not overfitted.",
             "95% interval of training minus validation accuracy at the end, evaluated, over "
             f"{over}, below {points(GAP)} points; its course: figure 15",
             "not evaluated on both"

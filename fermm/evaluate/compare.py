@@ -1,30 +1,35 @@
 """Several runs side by side: other configs on the same faces, or one config on several splits."""
 
+import dataclasses
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fermm.errors import InputError
+from fermm.errors import InputError, printable
 from fermm.evaluate import figures, report, statistics, table
+from fermm.evaluate.assess import estimate
 from fermm.evaluate.metrics import METRICS
 from fermm.evaluate.run import Run, write_text
-from fermm.evaluate.table import Table, title
+from fermm.evaluate.table import Table
+
+title = str
 
 _METRIC = METRICS["accuracy"]
 
 
 def write(runs: Sequence[Run], file: Path) -> None:
-    """Writes one HTML page about several runs.
+    """Writes one HTML page about several runs, and its numbers as JSON beside it.
 
     Args:
         runs: two or more, all assessed on the split of the same name.
-        file: the page.
+        file: the page; the numbers are in the file of this name with the suffix `.json`.
 
     Raises:
-        InputError: they were assessed on different splits, or the file cannot be written.
+        InputError: they were assessed on different splits, or a file cannot be written.
     """
     assessed = {run.assessed for run in runs}
     if len(assessed) > 1:
@@ -32,40 +37,153 @@ def write(runs: Sequence[Run], file: Path) -> None:
             f"the runs were assessed on different splits ({', '.join(sorted(assessed))}): evaluate "
             "them with the same config.evaluate.splits"
         )
-    names = _names(runs)
-    only_split_seed = [path for path, *_ in _settings(runs)] == ["data.split_seed"]
-    tables = [_accuracies(runs, names, repeated=only_split_seed)]
-    sentences = []
+    names, titles, settings = _names(runs), _titles(runs), _settings(runs)
+    only_split_seed = [path for path, *_ in settings] == ["data.split_seed"]
+    accuracy = _estimates(runs)
+    same = [] if only_split_seed else same_network(runs)
+    swept = None if only_split_seed else _swept(settings)
+    sentences, notes = _words(runs, same, only_split_seed=only_split_seed)
+    tables = [_accuracies(runs, names, titles, accuracy, repeated=only_split_seed)]
     if only_split_seed:
-        tables.append(_over_splits(runs, names))
-        sentences.append(
-            f"The runs differ in nothing but the seed of the split: {len(runs)} splits of the same "
-            "faces. Intervals over splits are Student's, corrected for the faces that the splits "
-            "share by the ratio of test to training faces (Nadeau and Bengio, 2003)."
-        )
-    else:
-        tables += _same_network(runs, names)
-        if len(tables) == 1:
-            sentences.append(
-                "No network was tested on the same faces and seeds in two of the runs, so that no "
-                "difference between runs is given."
-            )
-    settings = Table(
-        "Where their configurations differ.",
-        ["field", *names],
-        [[path, *map(str, values)] for path, *values in _settings(runs)],
-        words=True,
+        tables.append(_over_splits(runs, names, titles))
+    elif same:
+        tables.append(_same_network(same, names, titles))
+    over_splits = _numbers_over_splits(runs) if only_split_seed else None
+    shown, failed = _figure(
+        runs, names, titles, accuracy, swept, over_splits["accuracy"] if over_splits else {}
     )
-    sections = [
-        report.Section("Accuracy", sentences, [t for t in tables if t.rows], [_figure(runs, names)])
-    ]
-    if settings.rows:
-        sections.append(report.Section("Configurations", tables=[settings]))
+    if failed:
+        notes.append(f"The figure could not be drawn: {failed}.")
+    sections = [report.Section("Accuracy", sentences, notes, shown, [t for t in tables if t.rows])]
+    if settings:
+        differing = Table(
+            "Where their configurations differ.",
+            ["field", *names],
+            [[path, *map(str, values)] for path, *values in settings],
+            words=True,
+        )
+        sections.append(report.Section("Configurations", tables=[differing]))
+    numbers = {
+        "split": runs[0].assessed,
+        "runs": names,
+        "titles": titles,
+        "differing": {path: values for path, *values in settings},
+        "swept": swept[0] if swept else None,
+        "accuracy": {
+            network: [found and dataclasses.asdict(found) for found in of]
+            for network, of in accuracy.items()
+        },
+        "same_network": [
+            {
+                "network": found.network,
+                "first": names[found.first],
+                "second": names[found.second],
+                "seeds": found.seeds,
+                "difference": dataclasses.asdict(found.compared.estimate),
+                "simultaneous": found.compared.simultaneous,
+                "p": found.compared.p,
+                "shown": found.compared.shown,
+            }
+            for found in same
+        ],
+        "over_splits": over_splits,
+    }
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file.with_suffix(".json"), json.dumps(numbers, indent=2) + "\n")
         write_text(file, report.render(f"{len(runs)} runs: {', '.join(names)}", sections))
     except OSError as error:
         raise InputError(f"{file}: cannot be written ({error.strerror})") from None
+
+
+def _words(
+    runs: Sequence[Run], same: Sequence["Difference"], *, only_split_seed: bool
+) -> tuple[list[str], list[str]]:
+    """Sentences, and notes of what changes the meaning of the numbers."""
+    said = dict.fromkeys(note for run in runs for note in (run.note, *run.notes) if note)
+    notes = [f"{note[0].upper()}{note[1:].removesuffix('.')}." for note in said]
+    if any(run.config["data"]["source"] == "synthetic" for run in runs):
+        notes.append(
+            "The faces are synthetic. Nothing measured on them says anything about real ones."
+        )
+    if only_split_seed:
+        return [
+            f"The runs differ in nothing but the seed of the split: {len(runs)} splits of the same "
+            "faces. Intervals over splits are Student's, corrected for the faces that the splits "
+            "share by the ratio of test to training faces (Nadeau and Bengio, 2003)."
+        ], notes
+    if runs[0].assessed == "test":
+        notes.append(
+            "These runs are compared on test data. Whoever chooses one of them by these numbers "
+            "has tuned on test data, and its accuracy here is too high. Choose by validation data "
+            "(config.evaluate.splits with validation last), and assess on test data what was "
+            "chosen."
+        )
+    if not same:
+        return [
+            "No network was tested on the same faces and seeds in two of the runs, so that no "
+            "difference between runs is given."
+        ], notes
+    shown = [found for found in same if found.compared.shown]
+    if not shown:
+        return ["No difference between two runs is shown."], notes
+    return [
+        f"{len(shown)} of {len(same)} differences between two runs are shown, looked at all "
+        "together."
+    ], notes
+
+
+def _titles(runs: Sequence[Run]) -> dict[str, str]:
+    """What each network is called; by its own name if it is not the same network in all runs."""
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        for network, title in run.titles.items():
+            found.setdefault(network, set()).add(title)
+    return {n: next(iter(titles)) if len(titles) == 1 else n for n, titles in found.items()}
+
+
+def _estimates(runs: Sequence[Run]) -> dict[str, list[statistics.Estimate | None]]:
+    """The accuracy of each network in each run, None where a run does not have it."""
+    return {
+        network: [
+            estimate("accuracy", [t.predictions[run.assessed] for t in run.networks[network]])
+            if network in run.networks
+            else None
+            for run in runs
+        ]
+        for network in _networks(runs)
+    }
+
+
+# Fields that change nothing that is measured, and so may differ between the runs of a sweep.
+_IRRELEVANT = {
+    *("data.path", "data.cache_dir", "data.workers", "data.streaming", "checkpoint_minutes"),
+    *("tensorboard", "report", "parallel", "debug_nans"),
+}
+
+
+def _swept(settings: Sequence[Sequence[Any]]) -> tuple[str, list[float]] | None:
+    """The one number in the config that the runs differ in, if there is one.
+
+    Several fields count as one if they have the same value as each other in every run.
+
+    Args:
+        settings: path and values of each field in which the runs differ.
+
+    Returns:
+        Its path and its value in each run; None where there is none or another field differs too.
+    """
+    relevant = [
+        (path, values)
+        for path, *values in settings
+        if path not in _IRRELEVANT and not path.endswith(".seeds_at_once")
+    ]
+    if not relevant or any(values != relevant[0][1] for _, values in relevant):
+        return None
+    values = relevant[0][1]
+    if not all(isinstance(x, int | float) and not isinstance(x, bool) for x in values):
+        return None
+    return ", ".join(path for path, _ in relevant), [float(x) for x in values]
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -110,32 +228,50 @@ def _settings(runs: Sequence[Run]) -> list[list[Any]]:
     return [row for row in rows if any(value != row[1] for value in row[2:])]
 
 
-def _accuracies(runs: Sequence[Run], names: Sequence[str], *, repeated: bool) -> Table:
+def _accuracies(
+    runs: Sequence[Run],
+    names: Sequence[str],
+    titles: Mapping[str, str],
+    accuracy: Mapping[str, Sequence[statistics.Estimate | None]],
+    *,
+    repeated: bool,
+) -> Table:
     rows = []
-    for network in _networks(runs):
-        has = [run for run in runs if network in run.networks]
-        row = [title(network)]
-        row += [table.spread(_values(run, network)) if run in has else "" for run in runs]
+    for network, estimates in accuracy.items():
+        row = [titles[network]]
+        for found in estimates:
+            ends = "" if found is None else f" ({table.interval(found.interval)})"
+            row.append("" if found is None else table.spread(found.seeds) + ends)
         if repeated:
-            means = [float(np.mean(_values(run, network))) for run in has]
-            row.append(_over(means, _ratio(runs[0])))
+            means = [found.mean for found in estimates if found]
+            row.append(_over(means, _ratio(runs[0]), 0.0))
         rows.append(row)
     head = ["network", *names] + ["over splits (95%)"] * repeated
+    several = any(len(run.seeds) > 1 for run in runs)
     return Table(
-        f"Accuracy in percent on {runs[0].assessed} data; with several seeds, mean and standard "
-        "deviation over them.",
+        f"Accuracy in percent on {runs[0].assessed} data"
+        + (", mean and standard deviation over the seeds" if several else "")
+        + "; in brackets 95% intervals "
+        + ("over seeds and faces." if several else "over faces."),
         head,
         rows,
     )
 
 
-def _over(values: Sequence[float], ratio: float, comparisons: int = 1) -> str:
+def _ends(
+    values: Sequence[float], ratio: float, lowest: float, comparisons: int = 1
+) -> list[float]:
+    """The interval over splits, of values from `lowest` to 1."""
+    error_rate = (1 - statistics.LEVEL) / comparisons
+    return np.clip(statistics.splits_interval(values, ratio, error_rate), lowest, 1).tolist()
+
+
+def _over(values: Sequence[float], ratio: float, lowest: float, comparisons: int = 1) -> str:
     mean = table.points(float(np.mean(values)))
     if len(values) == 1:
         return mean
-    error_rate = (1 - statistics.LEVEL) / comparisons
-    bounds = np.clip(statistics.splits_interval(values, ratio, error_rate), -1, 1).tolist()
-    return f"{mean} ± {table.points(float(np.std(values, ddof=1)))} ({table.interval(bounds)})"
+    ends = table.interval(_ends(values, ratio, lowest, comparisons))
+    return f"{mean} ± {table.points(float(np.std(values, ddof=1)))} ({ends})"
 
 
 def _ratio(run: Run) -> float:
@@ -144,20 +280,52 @@ def _ratio(run: Run) -> float:
     return sizes[run.assessed] / sizes["train"]
 
 
-def _over_splits(runs: Sequence[Run], names: Sequence[str]) -> Table:
+def _numbers_over_splits(runs: Sequence[Run]) -> dict[str, Any]:
+    """Accuracies and differences of accuracy over the splits, as JSON."""
+
+    def numbers(values: Sequence[float], lowest: float, comparisons: int = 1) -> dict[str, Any]:
+        ratio = _ratio(runs[0])
+        ends = _ends(values, ratio, lowest, comparisons) if len(values) > 1 else None
+        return {"values": list(values), "mean": float(np.mean(values)), "interval": ends}
+
+    pairs = _pairs(runs)
+    return {
+        "accuracy": {
+            network: numbers([_mean(run, network) for run in runs if network in run.networks], 0.0)
+            for network in _networks(runs)
+        },
+        "pairs": [
+            {"first": one, "second": other} | numbers(list(found.values()), -1.0, len(pairs))
+            for (one, other), found in pairs.items()
+        ],
+    }
+
+
+def _mean(run: Run, network: str) -> float:
+    return float(np.mean(_values(run, network)))
+
+
+def _pairs(runs: Sequence[Run]) -> dict[tuple[str, str], dict[int, float]]:
+    """For every two networks that a run has: by index of the run, the second minus the first."""
+    found = {
+        (one, other): {
+            i: _mean(run, other) - _mean(run, one)
+            for i, run in enumerate(runs)
+            if {one, other} <= run.networks.keys()
+        }
+        for one, other in itertools.combinations(_networks(runs), 2)
+    }
+    return {pair: values for pair, values in found.items() if values}
+
+
+def _over_splits(runs: Sequence[Run], names: Sequence[str], titles: Mapping[str, str]) -> Table:
     """Differences between networks within each run, and over the runs."""
     rows = []
-    pairs = list(itertools.combinations(_networks(runs), 2))
-    for one, other in pairs:
-        both = [run for run in runs if {one, other} <= run.networks.keys()]
-        found = {
-            run.directory: float(np.mean(_values(run, other)) - np.mean(_values(run, one)))
-            for run in both
-        }
-        if found:
-            cells = [table.points(found[r.directory]) if r in both else "" for r in runs]
-            over = _over(list(found.values()), _ratio(runs[0]), len(pairs))
-            rows.append([f"{title(other)} minus {title(one)}", *cells, over])
+    pairs = _pairs(runs)
+    for (one, other), found in pairs.items():
+        cells = [table.points(found[i]) if i in found else "" for i in range(len(runs))]
+        over = _over(list(found.values()), _ratio(runs[0]), -1.0, len(pairs))
+        rows.append([f"{titles[other]} minus {titles[one]}", *cells, over])
     return Table(
         "Differences between networks in points, mean over the seeds of each run. The intervals "
         "hold for all pairs of networks at once (Bonferroni).",
@@ -220,46 +388,68 @@ def same_network(runs: Sequence[Run]) -> list[Difference]:
     return [Difference(*x, y) for x, y in zip(found, family.compared, strict=True)]
 
 
-def _same_network(runs: Sequence[Run], names: Sequence[str]) -> list[Table]:
+def _same_network(
+    same: Sequence[Difference], names: Sequence[str], titles: Mapping[str, str]
+) -> Table:
     rows = [
         [
-            title(found.network),
+            titles[found.network],
+            "shown" if found.compared.shown else "not shown",
             f"{names[found.second]} minus {names[found.first]}",
-            str(len(found.seeds)),
             table.points(found.compared.estimate.mean),
             table.interval(found.compared.simultaneous),
             table.p_value(found.compared.p),
-            "shown" if found.compared.shown else "not shown",
+            str(len(found.seeds)),
         ]
-        for found in same_network(runs)
+        for found in same
     ]
-    if not rows:
-        return []
-    return [
-        Table(
-            "The same network in two runs: difference of accuracy in points, on the same faces and "
-            "seeds. The intervals hold for all rows at once; p is corrected likewise.",
-            ["network", "runs", "seeds", "difference", "95% at once", "p, corrected", "verdict"],
-            rows,
-        )
-    ]
+    return Table(
+        "The same network in two runs: difference of accuracy in points, on the same faces and "
+        "seeds. The intervals hold for all rows at once; p is corrected likewise.",
+        ["network", "verdict", "runs", "difference", "95% at once", "p, corrected", "seeds"],
+        rows,
+    )
 
 
-def _figure(runs: Sequence[Run], names: Sequence[str]) -> dict[str, str]:
-    accuracies = {
-        title(network): {
-            name: _values(run, network)
-            for run, name in zip(runs, names, strict=True)
-            if network in run.networks
-        }
-        for network in _networks(runs)
+def _figure(
+    runs: Sequence[Run],
+    names: Sequence[str],
+    titles: Mapping[str, str],
+    accuracy: Mapping[str, Sequence[statistics.Estimate | None]],
+    swept: tuple[str, list[float]] | None,
+    over_splits: Mapping[str, Mapping[str, Any]],
+) -> tuple[list[dict[str, Any]], str]:
+    """The figure for `report.Section`, and why it could not be drawn, or ""."""
+    label = f"accuracy on {runs[0].assessed} data in %"
+    as_json: dict[str, list[dict[str, Any] | None]] = {
+        network: [dataclasses.asdict(found) if found else None for found in of]
+        for network, of in accuracy.items()
     }
-    return {
-        "caption": "Accuracy of each network in each run; small: each seed.",
-        "description": "Points of accuracy for every network and run; the numbers are in the "
-        "table.",
-        "address": report.address(
-            figures.accuracies_of_runs(accuracies, f"accuracy on {runs[0].assessed} data in %"),
-            ".svg",
-        ),
-    }
+    pictures = []
+    try:
+        if swept:
+            field, values = swept
+            order = np.argsort(values, kind="stable")
+            over = {titles[n]: [of[i] for i in order] for n, of in as_json.items()}
+            content = figures.accuracies_over([values[i] for i in order], over, field, label)
+            caption = f"Accuracy over {field}; lines: 95% intervals of each run."
+            pictures.append((content, f"Accuracy of each network over {field}, with intervals."))
+        else:
+            caption = "Accuracy of each network in each run, with its 95% interval"
+            several = any(len(run.seeds) > 1 for run in runs)
+            caption += "; small marks: each seed." if several else "."
+            for network, of in as_json.items():
+                rows = [(name, found) for name, found in zip(names, of, strict=True) if found]
+                if over_splits and (found := over_splits[network])["interval"]:
+                    rows.append(("over splits", {**found, "seeds": []}))
+                content = figures.accuracies_of_runs(rows, titles[network], label)
+                pictures.append((content, f"{titles[network]}: accuracy in each run."))
+    except Exception as error:  # whatever matplotlib raises; the rest of the page is written
+        reason = printable(f"{type(error).__name__}: {error}")[:200]
+        print(f"the figure was not drawn ({reason}); all else is written", flush=True)
+        return [], reason
+    shown = [
+        {"description": text, "address": report.address(content, ".svg"), "failure": ""}
+        for content, text in pictures
+    ]
+    return [{"caption": caption, "pictures": shown}], ""

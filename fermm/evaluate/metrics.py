@@ -22,7 +22,7 @@ BINS = 15  # of confidence, with as many faces in each as in the others
 FACES_IN_A_BIN = 10  # at least; where there are fewer faces there are fewer bins
 # A probability below the smallest float32 is stored as 0; its logarithm shall stay finite.
 HIGHEST_LOSS = -float(np.log(np.finfo(np.float32).tiny))
-CALIBRATED_DRAWS = 4000  # of labels of a perfectly calibrated network
+CALIBRATED_DRAWS = 3000  # of labels of a perfectly calibrated network
 
 
 class Predictions(NamedTuple):
@@ -302,11 +302,14 @@ def calibrated_below(
     faces, of_confidence, of_squares = (
         np.bincount(where, x) for x in (np.ones_like(confidence), confidence, confidence**2)
     )
+    threshold = np.round(confidence * 2**16 - 1).astype(np.uint16)
     random = np.random.default_rng(seed)
     found: list[np.ndarray] = []
     for begin in range(0, draws, 250):
         shape = (min(250, draws - begin), len(confidence))
-        right = (random.random(shape, dtype=np.float32) < confidence).astype(np.float32)
+        # 16 bits are enough for a probability here, and several times as fast as floats.
+        drawn = np.frombuffer(random.bytes(2 * shape[0] * shape[1]), "<u2").reshape(shape)
+        right = (drawn <= threshold).astype(np.float32)
         correct, both = np.split(right @ weights, 2, axis=1)
         # With y either 0 or 1, (c - y)^2 is c^2 - 2cy + y.
         total, noise = _squares(faces, of_confidence - correct, of_squares - 2.0 * both + correct)

@@ -15,7 +15,7 @@ import numpy as np
 
 from fermm.data import fingerprints, splits
 from fermm.errors import InputError
-from fermm.evaluate import metrics
+from fermm.evaluate import metrics, paper
 from fermm.evaluate.metrics import Predictions
 from fermm.models.fusion import MODALITIES
 from fermm.paths import whole
@@ -200,6 +200,19 @@ class Run(NamedTuple):
         return self.identity["fer2013"] in (fingerprints.IN_ORDER, fingerprints.REORDERED)
 
     @property
+    def papers(self) -> dict[str, paper.Network | None]:
+        """By name, the network of the paper that each is, on the paper's data; else None."""
+        return {
+            name: paper.find(seeds[0].meta["spec"]) if self.is_fer2013 else None
+            for name, seeds in self.networks.items()
+        }
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """By name, what each network is called in tables and figures."""
+        return paper.titles(self.papers)
+
+    @property
     def has_rows_of_the_paper(self) -> bool:
         """Whether the very faces train, validate and test that do so in the paper."""
         data = self.config["data"]
@@ -322,7 +335,7 @@ def write_metrics(run: Run) -> dict[str, Any]:
     """Writes `metrics.json`.
 
     Returns:
-        What it holds: `{network: {split: {figure of merit: one value a seed, "count"},
+        What it holds: `{network: {split: {metric: one value a seed, "count"},
         "parameters", "seconds"}}`.
     """
     values: dict[str, Any] = {}

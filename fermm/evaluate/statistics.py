@@ -202,8 +202,8 @@ def over_both(found: Spread, ends: Ends, confidence: Confidence = POINTWISE) -> 
     The margins of the two parts are added as squares, that of the seeds by Student's quantile for
     S-1 degrees of freedom: of Gaussian means with such margins the coverage is at least the nominal
     one whatever the ratio of the variances is (Banerjee, 1960, Sankhya 22, 357-366). One common
-    quantile for a sum of variances, as Satterthwaite's, is too narrow for two or three seeds. Seeds
-    that agree by chance do not make it narrower than that over faces alone.
+    quantile for a sum of variances, as Satterthwaite's, has no such guarantee. Seeds that agree by
+    chance do not make the interval narrower than that over faces alone.
     """
     lowest, highest = ends(confidence, False)
     if not found.by_seeds:

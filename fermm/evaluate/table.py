@@ -7,32 +7,9 @@ import numpy as np
 
 from fermm.data import splits
 from fermm.data.faces import EMOTIONS
+from fermm.evaluate import paper
 from fermm.evaluate.metrics import METRICS
 from fermm.evaluate.run import Run
-
-PAPER = {
-    "image": {"validation": 47.0, "test": 45.2},
-    "landmarks": {"validation": 42.7, "test": 43.9},
-    "decision_fusion": {"validation": 48.9, "test": 48.0},
-    "feature_fusion": {"validation": 49.4, "test": 48.5},
-}
-"""Table 2 of the paper: accuracy in percent, of one run each."""
-
-PAPER_COUNTS = (4953, 547, 5121, 8989, 6077, 4002, 6198)
-PAPER_WEIGHTS = (1.815, 16.433, 1.755, 1.0, 1.479, 2.246, 1.450)
-"""Table 1 of the paper: faces of each emotion, and what they weigh in the loss."""
-
-TITLES = {
-    "image": "NN1 (image)",
-    "landmarks": "NN2 (landmarks)",
-    "decision_fusion": "Fusion of decisions",
-    "feature_fusion": "Fusion of features",
-}
-
-
-def title(network: str) -> str:
-    """How a network is called in tables and figures."""
-    return TITLES.get(network, network)
 
 
 class Table(NamedTuple):
@@ -99,86 +76,96 @@ def interval(bounds: Sequence[float] | None, digits: int = 1, factor: float = 10
 def table_1(run: Run) -> Table:
     """Faces and class weight of each emotion, the paper's beside if the faces are FER2013."""
     samples = run.samples
-    of_paper = run.config["data"]["source"] == "fer2013"
     head = ["emotion", "faces", *splits.NAMES, "weight"]
-    head += ["paper: faces", "paper: weight"] * of_paper
+    head += ["paper: faces", "paper: weight"] * run.is_fer2013
     rows = []
     for i, emotion in enumerate(EMOTIONS):
         own = samples.labels == i
         row = [emotion, str(own.sum())]
         row += [str((own & (samples.splits == s)).sum()) for s in range(len(splits.NAMES))]
         row += [f"{samples.class_weights[i]:.3f}"]
-        row += [str(PAPER_COUNTS[i]), f"{PAPER_WEIGHTS[i]:.3f}"] * of_paper
+        row += [str(paper.COUNTS[i]), f"{paper.WEIGHTS[i]:.3f}"] * run.is_fer2013
         rows.append(row)
-    return Table(f"Table 1. {run.title}: faces of each emotion and class weights.", head, rows)
+    caption = f"{run.title}: faces of each emotion and class weights."
+    return Table(f"Table 1. {caption}" if run.is_fer2013 else _upper(caption), head, rows)
 
 
 def table_2(run: Run) -> Table:
     """Accuracy of the networks on each split, with the paper's beside if the split is its."""
     seeds = len(run.seeds)
-    paper = run.has_rows_of_the_paper
+    known = run.papers
+    beside = run.has_rows_of_the_paper and any(known.values())
     head = ["network"]
     for split in run.splits:
-        head += [split, "paper"] if paper and split != "train" else [split]
+        head += [split, "paper"] if beside and split != "train" else [split]
     rows = []
     for name, trained in run.networks.items():
-        row = [title(name)]
+        row = [run.titles[name]]
+        of_paper = known[name]
         for split in run.splits:
             row.append(spread([METRICS["accuracy"](t.predictions[split]) for t in trained]))
-            if paper and split != "train":
-                known = PAPER.get(name, {}).get(split)
-                row.append("" if known is None else f"{known:.1f}")
+            if beside and split != "train":
+                row.append(f"{of_paper.accuracy[split]:.1f}" if of_paper else "")
         rows.append(row)
     over = f", mean and standard deviation over {seeds} seeds" if seeds > 1 else ", one seed"
-    return Table(f"Table 2. Accuracy in percent on {run.title}{over}.", head, rows)
+    caption = f"Accuracy in percent on {run.title}{over}."
+    return Table(f"Table 2. {caption}" if beside else caption, head, rows)
 
 
-def merits(run: Run, assessment: Mapping[str, Any]) -> list[Table]:
-    """A table for each metric, with its intervals."""
+def _upper(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def merits(run: Run, assessment: Mapping[str, Any]) -> Table:
+    """All metrics of all networks, with their intervals."""
     several = len(run.seeds) > 1
-    tables = []
-    for name, metric in METRICS.items():
-        factor, digits = (100, 1) if metric.percent else (1, 3)
-        calibration = name == "calibration_error"
-        head = ["network", "root mean square" if calibration and several else "mean"]
-        head += (
-            ["sd over seeds", "95% over seeds", "95% over faces", "95% over both"]
-            if several
-            else ["95% over faces"]
-        )
-        head += ["a perfectly calibrated network is below"] * calibration
-        rows = []
-        for network, found in assessment["networks"].items():
+    head = ["network"]
+    for metric in METRICS.values():
+        head.append(_upper(metric.title) + (" in %" if metric.percent else ""))
+    head.append("... if perfectly calibrated, below")
+    rows = []
+    for network, found in assessment["networks"].items():
+        row = [run.titles[network]]
+        for name, metric in METRICS.items():
+            factor, digits = (100, 1) if metric.percent else (1, 3)
             of = found[name]
-            row = [title(network), number(factor * of["mean"], digits)]
+            value = number(factor * of["mean"], digits)
             if several:
-                row += [number(factor * of["sd"], digits)]
-                row += [interval(of["over_seeds"], digits, factor)]
-                row += [interval(of["over_faces"], digits, factor)]
-            row += [interval(of["interval"], digits, factor)]
-            row += [points(of["calibrated_below"])] if calibration else []
-            rows.append(row)
-        unit = " in percent" if metric.percent else ""
-        better = "more" if metric.higher_is_better else "less"
-        what = metric.title[0].upper() + metric.title[1:]
-        more = ", in 95% of cases for the last column" * calibration
-        tables.append(
-            Table(f"{what}{unit} on {run.assessed} data; {better} is better{more}.", head, rows)
+                value += f" ± {number(factor * of['sd'], digits)}"
+            row.append(f"{value} ({interval(of['interval'], digits, factor)})")
+        rows.append([*row, points(found["calibration_error"]["calibrated_below"])])
+    higher = " and ".join(m.title for m in METRICS.values() if m.higher_is_better)
+    over = "seeds and faces" if several else "faces"
+    return Table(
+        f"All metrics on {run.assessed} data"
+        + (
+            ": mean (of the calibration error the root mean square) ± standard deviation over "
+            f"{len(run.seeds)} seeds"
+            if several
+            else ""
         )
-    return tables
+        + f", in brackets the 95% interval over {over}. Higher is better for {higher}, lower for "
+        "the others. The last column is what the calibration error of a perfectly calibrated "
+        "network stays below in 95% of cases.",
+        head,
+        rows,
+    )
 
 
 def differences(run: Run, assessment: Mapping[str, Any]) -> Table:
     """Every two networks on the same faces."""
     several = len(run.seeds) > 1
-    head = ["networks", "difference", "95% at once for all", "p, corrected", "verdict"]
+    titles = run.titles
+    # The verdict first: on a telephone what stands last is out of sight.
+    head = ["networks", "verdict", "difference", "95% at once for all", "p, corrected"]
     head += ["seeds with McNemar's p < 0.05"] if several else ["McNemar's p", "discordant faces"]
     rows = []
     for pair in assessment["pairs"]:
         tests = pair["mcnemar"]
-        row = [f"{title(pair['better'])} against {title(pair['worse'])}"]
+        row = [f"{titles[pair['better']]} against {titles[pair['worse']]}"]
+        row += ["better" if pair["shown"] else "not shown"]
         row += [points(pair["difference"]["mean"]), interval(pair["simultaneous"])]
-        row += [p_value(pair["p"]), "better" if pair["shown"] else "not shown"]
+        row += [p_value(pair["p"])]
         if several:
             row += [f"{sum(test['p_corrected'] < 0.05 for test in tests)} of {len(tests)}"]
         else:
@@ -214,7 +201,7 @@ def duplicates(run: Run, assessment: Mapping[str, Any]) -> Table | None:
         weighted = found["accuracy_without_duplicates_same_shares"]
         if without is None:
             return None
-        row = [title(name), points(found["accuracy"]["mean"])]
+        row = [run.titles[name], points(found["accuracy"]["mean"])]
         for of in (without, weighted):
             row += [points(of["mean"]), interval(of["interval"])]
         rows.append(row)
@@ -238,17 +225,28 @@ def duplicates(run: Run, assessment: Mapping[str, Any]) -> Table | None:
 
 def by_class(run: Run, assessment: Mapping[str, Any], score: str) -> Table:
     """Precision, recall or F1 of each emotion; a dash where there is nothing to divide by."""
-    rows = [
-        [
-            title(name),
-            *("\N{EN DASH}" if x is None else points(x) for x in found["by_class"][score]),
-        ]
-        for name, found in assessment["networks"].items()
-    ]
+    rows = []
+    faces: list[int] = []
+    for name, found in assessment["networks"].items():
+        values = found["by_class"][score]
+        # Only recall is a share of a number of faces that is known before.
+        ends = found["by_class"]["recall_interval"] if score == "recall" else [None] * len(values)
+        faces = found["by_class"]["faces"]
+        rows.append([run.titles[name], *map(_with_interval, values, ends)])
     what = {"precision": "Precision", "recall": "Recall", "f1": "F1"}[score]
+    within = ", in brackets the 95% interval" if score == "recall" else ""
+    head = [f"{name} ({count})" for name, count in zip(EMOTIONS, faces, strict=True)]
     return Table(
-        f"{what} by emotion on {run.assessed} data, in percent.", ["network", *EMOTIONS], rows
+        f"{what} by emotion on {run.assessed} data in percent{within}. Above: the number of faces.",
+        ["network", *head],
+        rows,
     )
+
+
+def _with_interval(value: float | None, ends: Sequence[float] | None) -> str:
+    if value is None:
+        return "\N{EN DASH}"
+    return points(value) if ends is None else f"{points(value)} ({interval(ends)})"
 
 
 def modalities(run: Run, assessment: Mapping[str, Any]) -> list[Table]:
@@ -269,9 +267,10 @@ def modalities(run: Run, assessment: Mapping[str, Any]) -> list[Table]:
             )
         tables.append(
             Table(
-                f"{title(name)}: accuracy {points(found['fused']['mean'])}%; of an oracle that "
-                f"takes whichever part is right {points(found['either']['mean'])}%. In percent of "
-                f"the {run.assessed} faces; shuffled: the modality comes from another face.",
+                f"{run.titles[name]}: accuracy {points(found['fused']['mean'])}%; of an oracle "
+                f"that takes whichever member is right {points(found['either']['mean'])}%. In "
+                f"percent of the {run.assessed} faces; shuffled: the modality comes from another "
+                "face.",
                 [
                     "modality",
                     "alone",
@@ -306,7 +305,8 @@ def times(run: Run) -> Table:
         seconds = [t.seconds for t in trained]
         rows.append(
             [
-                title(name),
+                run.titles[name],
+                _model(trained[0].meta["spec"]),
                 f"{trained[0].meta['parameters']:,}",
                 str(len(trained[0].history)),
                 f"{np.mean(seconds):,.1f}",
@@ -315,6 +315,11 @@ def times(run: Run) -> Table:
         )
     return Table(
         "Trained parameters, and seconds of training and validation (mean and range over seeds).",
-        ["network", "parameters", "epochs", "seconds", "range"],
+        ["network", "built of", "parameters", "epochs", "seconds", "range"],
         rows,
     )
+
+
+def _model(spec: Mapping[str, Any]) -> str:
+    """What a network is registered as."""
+    return spec["model"] if "model" in spec else f"head {spec['head']}"

@@ -10,12 +10,16 @@ from fermm.models.checks import require_images, require_sizes
 from fermm.models.layers import (
     Conv2x2,
     at_least_float32,
+    convolve_and_pool,
     glorot_uniform,
     max_pool_2x2,
+    max_pool_plain,
     product_with_large,
 )
 from fermm.models.registry import register
 from fermm.models.types import Inputs, Outputs
+
+STRIDES = (1, 2, 1)  # of the three poolings
 
 
 @register("nn1")
@@ -31,6 +35,7 @@ class ImageNetwork(nn.Module):
         classes: emotions.
         dtype: what the layers compute in, e.g. "bfloat16". Whatever it is, parameters are float32,
             and features and logits no narrower than that.
+        plain: use only operations that exporters and converters know, see `models.build`.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("images",)
@@ -40,13 +45,14 @@ class ImageNetwork(nn.Module):
     features: int = 16
     classes: int = 7
     dtype: str = "float32"
+    plain: bool = False
 
     def setup(self) -> None:
         require_sizes(3, filters=self.filters)
         require_sizes(hidden=self.hidden, features=self.features, classes=self.classes)
         dense = functools.partial(nn.Dense, kernel_init=glorot_uniform, dtype=self.dtype)
         self.conv1, self.conv2, self.conv3 = (Conv2x2(f, dtype=self.dtype) for f in self.filters)
-        self.dense1 = dense(self.hidden, dot_general=product_with_large)
+        self.dense1 = dense(self.hidden, dot_general=None if self.plain else product_with_large)
         self.dense2 = dense(self.features)
         self.logits = dense(self.classes, dtype=at_least_float32(self.dtype))
 
@@ -57,13 +63,23 @@ class ImageNetwork(nn.Module):
             InputError: the images have another type.
         """
         require_images(inputs["images"])
-        x = inputs["images"].transpose(1, 2, 0)[None].astype(self.dtype) / 255
-        x = max_pool_2x2(nn.relu(self.conv1(x)), stride=1)
-        x = max_pool_2x2(nn.relu(self.conv2(x)), stride=2)
-        x = max_pool_2x2(nn.relu(self.conv3(x)), stride=1)
-        x = (
-            x.transpose(1, 2, 0, 3).reshape(-1, x.shape[-1]).T
-        )  # flattened as (H, W, C), as in Keras
+        images = inputs["images"]
+        convolutions = (self.conv1, self.conv2, self.conv3)
+        # Flattened as (H, W, C), as in Keras.
+        if self.plain:
+            x = images[..., None].astype(self.dtype) / 255
+            for conv, stride in zip(convolutions, STRIDES, strict=True):
+                x = max_pool_plain(nn.relu(conv(x, plain=True)), stride)
+            x = x.reshape(x.shape[0], -1)
+        elif train:
+            x = images.transpose(1, 2, 0)[None].astype(self.dtype) / 255
+            for conv, stride in zip(convolutions, STRIDES, strict=True):
+                x = max_pool_2x2(nn.relu(conv(x)), stride)
+            x = x.transpose(1, 2, 0, 3).reshape(-1, x.shape[-1]).T
+        else:
+            channels = (1, *self.filters)
+            weights = [conv.weights(c) for conv, c in zip(convolutions, channels, strict=False)]
+            x = convolve_and_pool(images.astype(self.dtype) / 255, weights, STRIDES)
         x = nn.sigmoid(self.dense2(nn.relu(self.dense1(x))))
         return x.astype(at_least_float32(self.dtype))
 

@@ -63,6 +63,7 @@ class LandmarkNetwork(nn.Module):
         classes: emotions.
         dtype: what the layers compute in, e.g. "bfloat16". Whatever it is, parameters are float32,
             and features and logits no narrower than that.
+        plain: use only operations that exporters and converters know, see `models.build`.
     """
 
     inputs: ClassVar[tuple[str, ...]] = ("landmarks",)
@@ -73,6 +74,7 @@ class LandmarkNetwork(nn.Module):
     dropout: float = 0.2
     classes: int = 7
     dtype: str = "float32"
+    plain: bool = False
 
     def setup(self) -> None:
         require_sizes(2, hidden=self.hidden)
@@ -84,7 +86,9 @@ class LandmarkNetwork(nn.Module):
         for part in PARTS:
             setattr(self, part, PartLayer(self.point_features))
         self.norm = nn.BatchNorm(momentum=0.99, epsilon=1e-3, dtype=at_least_float32(self.dtype))
-        self.dense1, self.dense2 = (dense(h, dot_general=product) for h in self.hidden)
+        self.dense1, self.dense2 = (
+            dense(h, dot_general=None if self.plain else product) for h in self.hidden
+        )
         self.dense3 = dense(self.features)
         self.drop = nn.Dropout(self.dropout)
         self.logits = dense(self.classes, dtype=at_least_float32(self.dtype))

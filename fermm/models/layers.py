@@ -1,9 +1,13 @@
 """Layers in forms that are fast on every backend; docs/performance.md has the measurements.
 
-Pictures lie as (C, H, W, B), the batch last: then the copies that make up the patches of a
-convolution are long runs, and neither gradient of its product needs a transposed copy.
+In training, pictures lie as (C, H, W, B), the batch last: then the copies that make up the patches
+of a convolution are long runs, and neither gradient of its product needs a transposed copy. Without
+training they lie as (B, H, W, C), a few at a time, so that all that is computed stays in the cache.
 """
 
+import functools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -101,15 +105,118 @@ def _first_maximum(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 class Conv2x2(nn.Module):
-    """2x2 convolution with bias: (C, H, W, B) -> (features, H-1, W-1, B)."""
+    """2x2 convolution with bias, stride 1, no padding."""
 
     features: int
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Convolves `x`, (C, H, W, B), in `dtype`."""
-        kernel = self.param("kernel", glorot_uniform, (2, 2, x.shape[0], self.features))
+    def weights(self, channels: int) -> tuple[jax.Array, jax.Array]:
+        """Kernel (2, 2, channels, features) and bias (features,), in `dtype`."""
+        kernel = self.param("kernel", glorot_uniform, (2, 2, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
+        return kernel.astype(self.dtype), bias.astype(self.dtype)
+
+    def __call__(self, x: jax.Array, plain: bool = False) -> jax.Array:
+        """Convolves in `dtype`: (C, H, W, B) -> (features, H-1, W-1, B).
+
+        If `plain`, by one operation that every converter knows: (B, H, W, C) ->
+        (B, H-1, W-1, features).
+        """
+        kernel, bias = self.weights(x.shape[3 if plain else 0])
+        x = x.astype(self.dtype)
+        if plain:
+            return _convolve_plain(x, kernel) + bias.reshape(1, 1, 1, -1)
         return convolve_2x2(x, kernel) + bias.reshape(-1, 1, 1, 1)
+
+
+@jax.named_scope("max_pool_2x2")
+def max_pool_plain(x: jax.Array, stride: int) -> jax.Array:
+    """`max_pool_2x2` for (B, H, W, C), by one operation that every converter knows."""
+    return nn.max_pool(x, (2, 2), (stride, stride))
+
+
+def _convolve_plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+Weights = Sequence[tuple[jax.Array, jax.Array]]
+"""Kernel (2, 2, C, D) and bias (D,) of each convolution in turn."""
+
+PIECE = 16  # faces, few enough that what a convolution makes of them stays in the cache
+
+
+def convolve_and_pool(x: jax.Array, weights: Weights, strides: Sequence[int]) -> jax.Array:
+    """2x2 convolutions, each followed by relu and 2x2 max-pooling, in a form for inference.
+
+    It may be differentiated, but is not made for it.
+
+    Args:
+        x: (B, H, W), one channel.
+        weights: of the convolutions.
+        strides: of the poolings, 1 or 2.
+
+    Returns:
+        (B, F), flattened as (H, W, C), as in Keras.
+    """
+
+    def plain(x: jax.Array, weights: Weights) -> jax.Array:
+        x = x[..., None]
+        for (kernel, bias), stride in zip(weights, strides, strict=True):
+            x = _convolve_plain(x, kernel) + bias.reshape(1, 1, 1, -1)
+            x = max_pool_plain(nn.relu(x), stride)
+        return x.reshape(len(x), -1)
+
+    return jax.lax.platform_dependent(
+        x,
+        tuple(weights),
+        cpu=lambda x, weights: _stack_in_pieces(x, weights, strides),
+        default=plain,
+    )
+
+
+def _stack_in_pieces(x: jax.Array, weights: Weights, strides: Sequence[int]) -> jax.Array:
+    whole = len(x) // PIECE * PIECE
+    parts = []
+    if whole:
+        pieces = x[:whole].reshape(-1, PIECE, *x.shape[1:])
+        # One piece after the other: written out, XLA computes a layer of many pieces at a time.
+        out = jax.lax.map(lambda piece: _stack_of_piece(piece, weights, strides), pieces)
+        parts.append(out.reshape(whole, -1))
+    if whole < len(x) or not whole:
+        parts.append(_stack_of_piece(x[whole:], weights, strides))
+    return jnp.concatenate(parts)
+
+
+def _stack_of_piece(x: jax.Array, weights: Weights, strides: Sequence[int]) -> jax.Array:
+    x = x[..., None]
+    for (kernel, bias), stride in zip(weights, strides, strict=True):
+        x = _convolve_piece(x, kernel)
+        # The same as relu before the pooling, on fewer numbers.
+        x = nn.relu(_max_pool_piece(x, stride) + bias.reshape(1, 1, 1, -1))
+    return x.reshape(len(x), math.prod(x.shape[1:]))
+
+
+def _convolve_piece(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """(B, H, W, C) -> (B, H-1, W-1, D)."""
+    shifted = [x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:]]
+    channels, features = kernel.shape[2:]
+    if channels == 1:  # a product with four rows is all overhead
+        kernels = kernel.reshape(4, 1, 1, 1, features)
+        return functools.reduce(jnp.add, [a * k for a, k in zip(shifted, kernels, strict=True)])
+    patches = jnp.concatenate(shifted, axis=-1)
+    out = patches.reshape(-1, 4 * channels) @ kernel.reshape(4 * channels, features)
+    return out.reshape(*patches.shape[:-1], features)
+
+
+def _max_pool_piece(x: jax.Array, stride: int) -> jax.Array:
+    """`max_pool_2x2` for (B, H, W, C)."""
+    if stride == 1:
+        corners = [x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:]]
+    else:
+        b, h, w, c = x.shape
+        x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
+        corners = [x[:, :, 0, :, 0], x[:, :, 0, :, 1], x[:, :, 1, :, 0], x[:, :, 1, :, 1]]
+    return functools.reduce(_first_maximum, corners)

@@ -4,8 +4,11 @@ import contextlib
 import functools
 import json
 import math
+import os
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
@@ -18,7 +21,7 @@ from fermm.errors import InputError
 
 _T = TypeVar("_T", bound=Callable[..., Any])
 
-KINDS = ("none", "batch", "seeds")
+KINDS = ("none", "batch", "seeds", "cores")
 _AXIS = "devices"
 
 
@@ -29,10 +32,13 @@ class Layout(NamedTuple):
         kind: "none", one device; "batch", each device computes its share of every batch, and all
             hold the same parameters; "seeds", each trains its share of the seeds.
         mesh: the devices, along one axis.
+        threads: above 1 (of kind "none" only), each seed is trained apart from the others, by the
+            program of a seed alone, on one of so many threads.
     """
 
     kind: str
     mesh: Mesh
+    threads: int = 1
 
     @property
     def state(self) -> NamedSharding:
@@ -74,14 +80,20 @@ def layout(kind: str, seeds: int = 1) -> Layout:
     """The layout for a training of so many seeds at once, over all devices of all processes.
 
     Args:
-        kind: see `Layout`. "seeds" takes the largest number of devices that divides `seeds`.
+        kind: see `Layout`. "seeds" takes the largest number of devices that divides `seeds`;
+            "cores" the first device and, if it is a CPU with several cores, a thread for each.
         seeds: trained at once.
 
     Raises:
-        InputError: several processes that would all do the same.
+        InputError: several processes that would all do the same; "cores" on a GPU or TPU.
     """
+    if kind == "cores" and (backend := jax.default_backend()) != "cpu":
+        raise InputError(
+            f"config.parallel is 'cores', which trains on a CPU, but JAX computes on {backend!r}: "
+            "set config.parallel to 'none', or the environment variable JAX_PLATFORMS to cpu"
+        )
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    if kind == "none":
+    if kind in ("none", "cores"):
         devices = jax.local_devices()[:1]
     elif kind == "seeds":
         count = max(n for n in range(1, len(devices) + 1) if seeds % n == 0)
@@ -93,7 +105,87 @@ def layout(kind: str, seeds: int = 1) -> Layout:
             "work: set config.parallel to 'batch', or have multiples of their number trained at "
             "once (config.seeds, config.<network>.seeds_at_once)"
         )
-    return Layout(kind if len(devices) > 1 else "none", Mesh(np.array(devices), (_AXIS,)))
+    threads = min(cores(), seeds) if kind == "cores" else 1
+    return Layout(kind if len(devices) > 1 else "none", Mesh(np.array(devices), (_AXIS,)), threads)
+
+
+def cores() -> int:
+    """Returns how many cores of the CPU this process may use: at least 1.
+
+    Counts what its affinity allows, and no more than the quota of its container (a cgroup of
+    version 1 or 2), rounded up.
+    """
+    available = getattr(os, "sched_getaffinity", None)
+    count = len(available(0)) if available else os.cpu_count() or 1
+    return max(1, math.ceil(min(count, _quota(Path("/sys/fs/cgroup")))))
+
+
+def _quota(root: Path) -> float:
+    """The time on CPUs that a cgroup allows, in cores; infinite where it sets no limit."""
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (root / "cpu.max").read_text().split()
+        return math.inf if quota == "max" else float(quota) / float(period)
+    with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (
+            (root / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")
+        )
+        return float(quota) / float(period) if float(quota) > 0 else math.inf
+    return math.inf
+
+
+def trains_apart(kind: str) -> bool:
+    """Whether seeds that are trained at once do not share a compiled function."""
+    return kind == "cores" and cores() > 1
+
+
+def seeds_at_once(kind: str, wanted: int) -> int:
+    """How many seeds are begun together: `wanted`, rounded up to give every core as many."""
+    return math.ceil(wanted / cores()) * cores() if trains_apart(kind) else wanted
+
+
+class Threads:
+    """Threads that call a function for several seeds at the same time; a context manager.
+
+    XLA and NumPy release Python's lock while they compute.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._pool = ThreadPoolExecutor(count, "seeds") if count > 1 else None
+
+    def map(self, function: Callable[..., Any], *arguments: Any, first: bool = False) -> list[Any]:
+        """Returns `function` of each first argument, each second, and so on.
+
+        Args:
+            function: what it returns has been computed when this returns.
+            arguments: sequences of the same length.
+            first: call it alone for the first, and then for the others: it compiles.
+        """
+
+        # `in_float32` sets it for this thread only.
+        x64 = jax.config.jax_enable_x64  # type: ignore[attr-defined]
+
+        def call(*each: Any) -> Any:
+            with jax.enable_x64(x64):
+                return jax.block_until_ready(function(*each))
+
+        calls = list(zip(*arguments, strict=True))
+        # So is debugging switched on.
+        debugging = any(getattr(jax.config, f"jax_{x}") for x in ("debug_nans", "disable_jit"))
+        alone = self._pool is None or debugging
+        count = len(calls) if alone else int(first)
+        done = [call(*each) for each in calls[:count]]
+        if self._pool and calls[count:]:
+            futures = [self._pool.submit(call, *each) for each in calls[count:]]
+            wait(futures)  # before an error is raised: none computes on behind it
+            done += [future.result() for future in futures]
+        return done
+
+    def __enter__(self) -> "Threads":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool:
+            self._pool.shutdown()
 
 
 def layout_of_evaluation(kind: str) -> Layout:

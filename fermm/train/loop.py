@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import json
 import math
 import time
@@ -96,6 +97,8 @@ def fit(
     It goes on from the last position of which all seeds have a checkpoint. They are trained at once
     in one compiled function (`jax.vmap`), for which small networks take less than one after the
     other; the sums in it may be rounded in another way than those of a seed alone.
+    With `parallel` "cores" each is trained by the program of a seed alone, on one of several
+    threads, to the same bits as alone.
 
     Args:
         tasks: one for each seed. They differ in seed, variables, inputs, directory and what
@@ -137,28 +140,34 @@ def _positions(task: Task) -> list[Position]:
     ]
 
 
-def groups(directories: Mapping[int, Path], at_once: int) -> list[list[int]]:
-    """Which seeds of a network are trained in one compiled function.
+def groups(directories: Mapping[int, Path], at_once: int, apart: bool = False) -> list[list[int]]:
+    """Which seeds of a network are trained at once.
 
-    The bits of each depend on how many there are: those that were begun together stay together,
-    whatever became of their checkpoints. The others are taken in order.
+    The bits of each depend on how many are trained in one compiled function: those that were begun
+    in one stay together, whatever became of their checkpoints. Those that were begun apart stay so:
+    at once again if `apart`, else one after the other. The others are taken in order.
 
     Args:
         directories: of each seed, its `checkpoints/`; damaged checkpoints are set aside.
         at_once: how many are begun together.
+        apart: whether they are trained apart from each other now, see `devices.Layout`.
     """
     with devices.main_first("look through the checkpoints"):
         for directory in directories.values():
             for note in checkpoint.set_damaged_aside(directory):
                 print(f"note: {note}", flush=True)
     together: dict[int, tuple[int, ...]] = {}
+    alone: set[int] = set()
     for seed, directory in directories.items():
         if kept := checkpoint.positions(directory):
             meta = checkpoint.read_meta(directory / kept[-1].name)
             together[seed] = tuple(meta.get("seeds_at_once", [seed]))
+            if meta.get("apart", False) and not apart:
+                alone.update(together[seed])
     for seeds in [*together.values()]:
         for seed in seeds:
             together.setdefault(seed, seeds)  # which has no checkpoint, or none any more
+    together |= {seed: (seed,) for seed in alone}
     fresh = [seed for seed in directories if seed not in together]
     begun = [
         [seed for seed in seeds if seed in directories and together[seed] == seeds]
@@ -171,9 +180,9 @@ class _Saver:
     """Writes what a training leaves on disk."""
 
     def __init__(
-        self, tasks: Sequence[Task], done: Position, open_now: contextlib.ExitStack
+        self, tasks: Sequence[Task], done: Position, apart: bool, open_now: contextlib.ExitStack
     ) -> None:
-        self._tasks = tasks
+        self._tasks, self._apart = tasks, apart
         directories = [task.directory / "checkpoints" for task in tasks]
         self._events: list[Events] = []
         if devices.is_main():
@@ -210,6 +219,7 @@ class _Saver:
             meta = {
                 **task.meta,
                 "seeds_at_once": [each.seed for each in self._tasks],
+                "apart": self._apart,
                 "epoch": position.epoch,
                 "step_of_epoch": position.step,
                 "seconds": seconds,
@@ -265,6 +275,10 @@ class _Training:
         task, seeds = tasks[0], [task.seed for task in tasks]
         self._tasks, self._seeds, self._done, self._layout = tasks, seeds, done, layout
         self._stop, self._save_after = stop, save_after
+        # What is trained in one compiled function: all, stacked, or each seed for itself.
+        self._apart = layout.threads > 1
+        each = 1 if self._apart else len(tasks)
+        self._programs = [slice(i, i + each) for i in range(0, len(tasks), each)]
         self._epochs, self._batch_size = task.settings["epochs"], task.settings["batch_size"]
         self._count = len(task.train.labels)
         self._steps_per_epoch = math.ceil(self._count / self._batch_size)
@@ -278,17 +292,19 @@ class _Training:
             print(f"{self.label}: goes on after {done} of {self._epochs}", flush=True)
         self.histories = [start.history for start in starts]
         self._frozens = [start.frozen for start in starts]
-        self._host = stack([start.state for start in starts])  # the state, on the host
-        self._state = devices.put(self._host, layout.state)
-        self._frozen = devices.put(stack(self._frozens), layout.state)
-        self._dropout_keys = put_keys([key_for(s, task.name, "dropout") for s in seeds], layout)
+        # Of each program: the state, on the host; and so on.
+        self._host = self._stack([start.state for start in starts])
+        self._state = [devices.put(state, layout.state) for state in self._host]
+        self._frozen = [devices.put(x, layout.state) for x in self._stack(self._frozens)]
+        keys = [key_for(s, task.name, "dropout") for s in seeds]
+        self._dropout_keys = [put_keys(keys[program], layout) for program in self._programs]
         self._train_steps = steps.make_train_steps(
             task.module,
             self._optim.transform,
             jnp.asarray(task.class_weights, jnp.float32),
             layout,
             task.method,
-            len(tasks) > 1,
+            each > 1,
         )
         self._forward = steps.make_forward(task.module, layout, task.method)
         self._chunk = 0  # steps in a call of it; 0 before the first one
@@ -296,14 +312,15 @@ class _Training:
 
     def open(self, open_now: contextlib.ExitStack) -> None:
         """Opens what has to be closed when the training ends."""
-        self.saver = _Saver(self._tasks, self._done, open_now)
+        self._threads = open_now.enter_context(devices.Threads(self._layout.threads))
+        self.saver = _Saver(self._tasks, self._done, self._apart, open_now)
         first = self._done.epoch * self._steps_per_epoch + self._done.step
         total = self._epochs * self._steps_per_epoch
         self._shown = open_now.enter_context(progress.Progress(self.label, total, first))
 
     def variables(self) -> list[dict[str, Any]]:
         """Of each seed, frozen parameters included, as of the last epoch's end."""
-        return self._variables_of(unstack(self._host, len(self._tasks)))
+        return self._variables_of(self._unstack(self._host))
 
     def train(self, epoch: int) -> None:
         """The steps of an epoch, or what is left of them."""
@@ -311,41 +328,59 @@ class _Training:
         first = self._done.step if epoch == self._done.epoch else 0
         if not first:
             self._carried = 0.0
-            zeros = jax.tree.map(np.zeros_like, self._host.sums)
-            self._state = self._state._replace(sums=devices.put(zeros, self._layout.state))
-        fed = feed(
-            [task.train for task in self._tasks],
-            [batches.order(seed, epoch, self._count) for seed in self._seeds],
-            self._batch_size,
-            self._layout,
-            first,
-            self._tasks[0].workers,
-        )
-        with contextlib.closing(fed) as buffers:
-            for buffer, size in buffers:
-                self._train_on(buffer, Position(epoch, first), size)
+            self._state = [
+                state._replace(
+                    sums=devices.put(jax.tree.map(np.zeros_like, host.sums), self._layout.state)
+                )
+                for state, host in zip(self._state, self._host, strict=True)
+            ]
+        with contextlib.ExitStack() as open_now:
+            fed = [
+                feed(
+                    [task.train for task in self._tasks[program]],
+                    [batches.order(seed, epoch, self._count) for seed in self._seeds[program]],
+                    self._batch_size,
+                    self._layout,
+                    first,
+                    self._tasks[0].workers,
+                )
+                for program in self._programs
+            ]
+            for each in fed:
+                open_now.enter_context(contextlib.closing(each))
+            for taken in zip(*fed, strict=True):
+                size = taken[0][1]
+                self._train_on([buffer for buffer, _ in taken], Position(epoch, first), size)
                 first += size
         self._host = devices.to_host(self._state)
 
-    def _train_on(self, buffer: steps.Batches, start: Position, size: int) -> None:
-        """The `size` steps of `buffer`, of which the first is the one after `start`."""
+    def _train_on(self, buffers: list[steps.Batches], start: Position, size: int) -> None:
+        """The `size` steps of `buffers`, of which the first is the one after `start`."""
         done = 0
         while done < size:
             until = min(done + max(1, self._chunk), size)
             here = Position(start.epoch, start.step + until)
             tick = time.perf_counter()
             with self._say_what_takes_long():
-                self._state = self._train_steps(
-                    self._state, self._frozen, self._dropout_keys, buffer, done, until
+                self._state = self._threads.map(
+                    functools.partial(self._train_steps, start=done, stop=until),
+                    *(self._state, self._frozen, self._dropout_keys, buffers),
+                    first=not self._chunk,
                 )
-                sums, finite = devices.to_host(
-                    (self._state.sums, steps.are_finite(self._state.params, len(self._tasks) > 1))
+                stacked = not self._apart and len(self._tasks) > 1
+                sums, finite = join(
+                    devices.to_host(
+                        [
+                            (state.sums, steps.are_finite(state.params, stacked))
+                            for state in self._state
+                        ]
+                    )
                 )
             took = time.perf_counter() - tick
             loss, accuracy = self._means(sums, here.step)
             self._refuse_unless(np.isfinite(loss), f"by {here}", "the loss is {}", loss)
             self._refuse_unless(
-                np.ravel(finite), f"by {here}", "a gradient, or its square, is not a finite number"
+                finite, f"by {here}", "a gradient, or its square, is not a finite number"
             )
             self._shown.update(
                 until - done, epoch=here.epoch + 1, loss=np.mean(loss), accuracy=np.mean(accuracy)
@@ -372,10 +407,14 @@ class _Training:
         # Of several processes, which must go on together, none stops on its own.
         check = self._stop.check if jax.process_count() == 1 else None
         try:
-            validated = [
-                figures(self._forward(v, task.validation.inputs, check), task.validation)
-                for v, task in zip(self.variables(), self._tasks, strict=True)
-            ]
+            validated = self._threads.map(
+                lambda variables, task: figures(
+                    self._forward(variables, task.validation.inputs, check), task.validation
+                ),
+                self.variables(),
+                self._tasks,
+                first=not epoch,
+            )
         except Stopped:
             self._stop_at(Position(epoch, self._steps_per_epoch))
             raise
@@ -388,10 +427,11 @@ class _Training:
     def end_epoch(self, epoch: int, validated: Sequence[tuple[float, float]]) -> None:
         """Lets the schedule see the validation losses, and writes down what the epoch has given."""
         seconds = self._seconds()
+        rates = join([self._optim.learning_rate(state.optimizer) for state in self._host])
         figures_of_seeds = zip(
-            *self._means(self._host.sums, self._steps_per_epoch),
+            *self._means(join([state.sums for state in self._host]), self._steps_per_epoch),
             validated,
-            np.broadcast_to(self._optim.learning_rate(self._host.optimizer), len(self._tasks)),
+            np.broadcast_to(rates, len(self._tasks)),
             strict=True,
         )
         for task, history, (loss, accuracy, (val_loss, val_accuracy), rate) in zip(
@@ -401,17 +441,18 @@ class _Training:
             row = map(float, (loss, accuracy, val_loss, val_accuracy, rate, spent))
             history.append(dict(zip(HISTORY_COLUMNS, (epoch + 1, *row), strict=True)))
 
-        losses = jnp.asarray([loss for loss, _ in validated], jnp.float32)
-        old = self._host.optimizer
-        new = self._optim.end_epoch(old, losses if len(self._tasks) > 1 else losses[0])
-        on_devices = jax.tree.map(
-            lambda x, o, n: x if n is o else devices.put(n, self._layout.state),
-            self._state.optimizer,
-            old,
-            new,
-        )
-        self._state = self._state._replace(optimizer=on_devices)
-        self._host = self._host._replace(optimizer=jax.tree.map(np.asarray, new))
+        losses = [np.float32(loss) for loss, _ in validated]
+        for i, (host, loss) in enumerate(zip(self._host, self._stack(losses), strict=True)):
+            old = host.optimizer
+            new = self._optim.end_epoch(old, loss)
+            on_devices = jax.tree.map(
+                lambda x, o, n: x if n is o else devices.put(n, self._layout.state),
+                self._state[i].optimizer,
+                old,
+                new,
+            )
+            self._state[i] = self._state[i]._replace(optimizer=on_devices)
+            self._host[i] = host._replace(optimizer=jax.tree.map(np.asarray, new))
 
         if devices.is_main():
             self._shown.line(f"{self.label}  {self._describe_epoch()}")
@@ -432,12 +473,21 @@ class _Training:
     def _means(self, sums: steps.Sums, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Of each seed, the loss and the accuracy over the epoch up to `step`."""
         seen = min(step * self._batch_size, self._count)
-        loss, accuracy = (np.ravel(x).astype(float) / seen for x in sums)
+        loss, accuracy = (x.astype(float) / seen for x in sums)
         return loss, accuracy
 
     def _seconds(self) -> float:
         """Spent on this epoch so far, those before an interruption included; a seed's share."""
         return self._carried + (time.perf_counter() - self._began) / len(self._tasks)
+
+    def _stack(self, trees: Sequence[Any]) -> list[Any]:
+        """Of what each seed has, what each program has."""
+        return [stack(trees[program]) for program in self._programs]
+
+    def _unstack(self, trees: Sequence[Any]) -> list[Any]:
+        """The inverse of `_stack`."""
+        count = len(self._tasks) // len(self._programs)
+        return [each for tree in trees for each in unstack(tree, count)]
 
     def _variables_of(self, states: Sequence[steps.State]) -> list[dict[str, Any]]:
         trees = [
@@ -451,7 +501,7 @@ class _Training:
             states, seconds = devices.to_host(self._state), self._seconds()
         else:
             states, seconds = self._host, 0.0
-        each = unstack(states, len(self._tasks))
+        each = self._unstack(states)
         self.saver.save(position, each, self._variables_of(each), self.histories, seconds)
 
     def _stop_at(self, position: Position) -> None:
@@ -547,6 +597,11 @@ def unstack(tree: Any, count: int) -> list[Any]:
     if count == 1:
         return [tree]
     return [jax.tree.map(lambda x: x[i], tree) for i in range(count)]  # noqa: B023
+
+
+def join(trees: Sequence[Any]) -> Any:
+    """One tree with an axis of seeds in front, from trees of one seed or of several stacked."""
+    return jax.tree.map(lambda *leaves: np.concatenate([*map(np.atleast_1d, leaves)]), *trees)
 
 
 def figures(outputs: Any, data: steps.Data) -> tuple[float, float]:

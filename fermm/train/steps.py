@@ -273,14 +273,23 @@ def make_forward(
             x = np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1))
             return put_share(x[share], layout.samples(), x.shape) if spread else jnp.asarray(x)
 
-        outputs = []
+        outputs: list[Any] = []
+        waiting: list[tuple[int, Any]] = []
+
+        def collect() -> None:
+            length, result = waiting.pop()
+            outputs.append(jax.tree.map(lambda x: np.asarray(x)[:length], result))
+
         for start in range(0, count, size):
             if check:
                 check()
             stop = min(start + size, count)
             part = jax.tree.map(lambda x: place(x[start:stop]), inputs)  # noqa: B023
             result = compiled(variables, part)
-            outputs.append(jax.tree.map(lambda x: np.asarray(x)[: stop - start], result))  # noqa: B023
+            if waiting:  # one batch is computed while the one before is fetched
+                collect()
+            waiting.append((stop - start, result))
+        collect()
         return jax.tree.map(lambda *x: np.concatenate(x), *outputs)
 
     return forward
