@@ -231,7 +231,7 @@ ZIPS = {
     ),
     "zip in the zip": (
         [member("train/sad/42.zip", zipped(a=zipped(b=bytes(1 << 20))))],
-        "@, train/sad/42.zip: is no picture (.png, .jpg, .jpeg, .bmp); remove it",
+        f"@: {NO_PICTURE}; it holds: 'train'. {FORMS}",
     ),
     "zip as picture": (
         [member("train/sad/42.png", zipped(a=zipped(b=bytes(1 << 20))))],
@@ -530,7 +530,7 @@ PATHS = {
     "FER2013 too long": (
         fer2013.read,
         "x" * 5000,
-        "@: cannot be read (File name too long); check the path and its rights",
+        "@: File name too long; choose another path",
     ),
     "FER2013 within a file": (fer2013.read, f"{__file__}/x", f"@: no such file or folder. {FORMS}"),
     "FER2013 is a device": (
