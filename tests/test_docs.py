@@ -76,7 +76,7 @@ def _fields(values, prefix=""):
 def test_the_page_about_a_head_of_your_own(tmp_path):
     page = (ROOT / "docs" / "extending.md").read_text()
     blocks = re.findall(r"```(python|bash)\n(.*?)```", page, re.DOTALL)
-    assert [kind for kind, _ in blocks] == ["python", "bash", "python", "bash"]
+    assert [kind for kind, _ in blocks] == ["python", "bash", "python", "bash", "python"]
     (tmp_path / "gated.py").write_text(blocks[0][1])
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
 
@@ -103,3 +103,4 @@ def test_the_page_about_a_head_of_your_own(tmp_path):
     shown = run([sys.executable, "-c", blocks[2][1]])
     assert shown.count("]") == 5 + 1 + 3
     assert "'head': ['Dense_0', 'Dense_1']" in shown
+    assert run([sys.executable, "-c", blocks[4][1]]) == "(3, 7)\n"
