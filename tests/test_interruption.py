@@ -250,7 +250,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(InputError) as error:
         loop.fit([task._replace(class_weights=np.full(7, 1e30))])
     assert re.fullmatch(
-        r"network, seed 0: (the loss is (nan|inf)|a gradient, or its square, is not a finite "
+        r"network, seed 0: (the loss is (nan|inf)|a parameter, a gradient or its square is not a finite "
         r"number) by step \d of epoch 1; no checkpoint yet; a lower config.network.learning_rate "
         "may help, config.debug_nans finds what makes a NaN",
         str(error.value),
@@ -295,7 +295,7 @@ def test_whatever_the_optimiser(tmp_path, monkeypatch, transform, gradient):
             loop.fit([task])  # all is well
             continue
         with pytest.raises(
-            InputError, match=r"a gradient, or its square, is not a finite number by"
+            InputError, match=r"a parameter, a gradient or its square is not a finite number by"
         ):
             loop.fit([task])
 

@@ -386,6 +386,7 @@ def test_a_run_that_streams_is_the_run_in_memory(drawn, directory, tmp_path, wor
 def test_an_epoch_of_the_real_data(tmp_path_factory):
     config = {
         "source": "fer2013",
+        "title": "",
         "path": os.environ["FERMM_FER2013"],
         "cache_dir": os.environ.get("FERMM_CACHE") or str(tmp_path_factory.getbasetemp()),
         "landmarks": "paper",

@@ -380,7 +380,7 @@ class _Training:
             loss, accuracy = self._means(sums, here.step)
             self._refuse_unless(np.isfinite(loss), f"by {here}", "the loss is {}", loss)
             self._refuse_unless(
-                finite, f"by {here}", "a gradient, or its square, is not a finite number"
+                finite, f"by {here}", "a parameter, a gradient or its square is not a finite number"
             )
             self._shown.update(
                 until - done, epoch=here.epoch + 1, loss=np.mean(loss), accuracy=np.mean(accuracy)
