@@ -590,9 +590,7 @@ FIELDS = {
     "split_seeds": {"fraction within": ((0.5,), f"config.split_seeds: 0.5 {SEED}")},
     "report": {"text": ("no", "config.report is 'no', needs True or False")},
     "tensorboard": {"number": (1, "config.tensorboard is 1, needs True or False")},
-    "accept_changed_code": {
-        "number": (1, "config.accept_changed_code is 1, needs True or False")
-    },
+    "accept_changed_code": {"number": (1, "config.accept_changed_code is 1, needs True or False")},
     "data": {"text": ("fer2013.csv", "config.data is 'fer2013.csv', needs a section")},
     "data.path": {"number": (3, "config.data.path is 3, needs a text")},
     "data.cache_dir": {

@@ -456,13 +456,17 @@ def test_a_finished_run_is_read_and_not_drawn_again(finished, tmp_path, monkeypa
             change(patch)
             assert not finished_lib.is_current(config, workdir, []), name
     assert not finished_lib.is_current(config | {"seeds": (0, 1)}, workdir, [])
-    for name in ("report.html", "figures/reliability.svg", "image/seed_0/predictions_test.npz"):
+    for name in (
+        "report.html",
+        "figures/reliability_image.svg",
+        "image/seed_0/predictions_test.npz",
+    ):
         content = (workdir / name).read_bytes()
         (workdir / name).write_bytes(content[:-1])
         assert not finished_lib.is_current(config, workdir, []), name
         (workdir / name).write_bytes(content)
     assert finished_lib.is_current(config, workdir, [])
-    (workdir / "figures" / "reliability.svg").unlink()
+    (workdir / "figures" / "reliability_image.svg").unlink()
     assert not finished_lib.is_current(config, workdir, [])
 
 
