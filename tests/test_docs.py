@@ -96,7 +96,7 @@ def test_the_page_about_a_head_of_your_own(tmp_path):
             if "runs/gated" not in arguments:  # one report is enough, and takes time
                 few = [*few, "--config.report=False"]
             outputs.append(run([sys.executable, ROOT / "launch.py", *arguments, *few]))
-    assert "Fusion of features" in outputs[0]
+    assert "feature_fusion, seed 0" in outputs[0]
     assert "gated_fusion, seed 0  epoch  2/2" in outputs[1]
     assert "gated_fusion, seed 0  epoch  2/2" in outputs[2]
     assert (tmp_path / "runs" / "gated" / "figures" / "architecture_gated_fusion.svg").is_file()
