@@ -1,12 +1,14 @@
 """Facts about face images and their 68 landmarks, written once."""
 
-from fermm.samples import Feature
+import numpy as np
+
+from fermm.samples import UNKNOWN_ORIGIN, Feature, Origin, Rejected, Samples
 
 IMAGE_SIZE = 48  # pixels, both sides
 POINTS = 68  # iBUG 300-W mark-up
 
-IMAGES = Feature((IMAGE_SIZE, IMAGE_SIZE), "uint8", "grey levels, 0 is black and 255 white", 0, 255)
-LANDMARKS = Feature((POINTS, 2), "float32", "x and y in pixels of the 48x48 frame")
+IMAGES = Feature((IMAGE_SIZE, IMAGE_SIZE), "uint8", "grey levels", 0, 255)
+LANDMARKS = Feature((POINTS, 2), "float32", "x and y in pixels")
 
 FEATURES = {"images": IMAGES, "landmarks": LANDMARKS}
 """The features of a face, by the names that networks know them by."""
@@ -37,3 +39,41 @@ MIRRORED_POINTS = (
     *(64, 63, 62, 61, 60, 67, 66, 65),
 )
 """Which point of a face is at each place of the mirrored face: its left eye is on the right."""
+
+
+def face_samples(
+    images: np.ndarray,
+    labels: np.ndarray,
+    official: np.ndarray,
+    rows: np.ndarray,
+    landmarks: np.ndarray | None = None,
+    rejected: tuple[Rejected, ...] = (),
+    origin: Origin = UNKNOWN_ORIGIN,
+    classes: tuple[str, ...] = EMOTIONS,
+) -> Samples:
+    """Samples of face images, with their landmarks if these are known.
+
+    Args:
+        images: uint8 (N, 48, 48).
+        labels: int32 (N,), index into `classes`.
+        official: int8 (N,), see `Samples`.
+        rows: int64 (N,), see `Samples`.
+        landmarks: float32 (N, 68, 2), or None.
+        rejected, origin: see `Samples`.
+        classes: names of the classes.
+
+    Returns:
+        N samples, of which two are duplicates if their images are equal pixel by pixel.
+    """
+    columns = {"images": images} | ({} if landmarks is None else {"landmarks": landmarks})
+    return Samples(
+        columns,
+        {name: FEATURES[name] for name in columns},
+        labels,
+        classes,
+        rows,
+        official,
+        ("images",),
+        rejected=rejected,
+        origin=origin,
+    )

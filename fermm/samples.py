@@ -89,6 +89,7 @@ class Samples:
             into SPLITS, or UNKNOWN_SPLIT where the source does not say.
         identity: the features that tell whether two samples are duplicates.
         votes: float32 (N, K), the share of annotators who voted for each class, or None.
+        targets: float32 (N, K), the distribution to train on instead of `labels`, or None.
         rejected: what was set aside, in the order of the source.
         origin: how the landmarks were found.
     """
@@ -101,6 +102,7 @@ class Samples:
     official: np.ndarray
     identity: tuple[str, ...]
     votes: np.ndarray | None = None
+    targets: np.ndarray | None = None
     rejected: tuple[Rejected, ...] = ()
     origin: Origin = UNKNOWN_ORIGIN
 
@@ -116,6 +118,7 @@ class Samples:
             rows=self.rows[indices],
             official=self.official[indices],
             votes=None if self.votes is None else self.votes[indices],
+            targets=None if self.targets is None else self.targets[indices],
             rejected=(),
         )
 
@@ -206,7 +209,7 @@ def as_column(name: str, feature: Feature, values: Any) -> np.ndarray:
     if array.shape[1:] != feature.shape or array.dtype.kind not in "iuf":
         raise InputError(f"{seen}; {need}")
     if whole and array.dtype.kind == "f":
-        raise InputError(f"{seen}; {need}{_hint(feature, array)}")
+        raise InputError(f"{seen}; {need}{_hint(name, feature, array)}")
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
         converted = array.astype(feature.dtype, copy=False)
     _refuse_outside(name, feature, array, seen, need)
@@ -215,17 +218,17 @@ def as_column(name: str, feature: Feature, values: Any) -> np.ndarray:
     return converted
 
 
-def _hint(feature: Feature, array: np.ndarray) -> str:
+def _hint(name: str, feature: Feature, array: np.ndarray) -> str:
     if not array.size or feature.low != 0 or feature.high is None:
         return ""
     low, high = array.min(), array.max()
     if low >= 0 and high <= 1:
         return (
-            f"; if 1 is {feature.high:g}, ({feature.high:g} * x).round().astype"
-            f"({feature.dtype!r}) makes them so"
+            f"; if 1 stands for {feature.high:g}, "
+            f"({feature.high:g} * {name}).round().astype({feature.dtype!r}) makes them so"
         )
     if low >= 0 and high <= feature.high and (array == array.round()).all():
-        return f"; x.astype({feature.dtype!r}) makes them so"
+        return f"; {name}.astype({feature.dtype!r}) makes them so"
     return ""
 
 

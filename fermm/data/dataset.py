@@ -23,9 +23,10 @@ import numpy as np
 
 from fermm.data import fer2013, stream
 from fermm.data import landmarks as landmarks_lib
-from fermm.data.faces import Faces, Origin
 from fermm.errors import InputError
+from fermm.faces import LANDMARKS
 from fermm.paths import CACHE_DIR, bring_all_to_disk, bring_to_disk, expand
+from fermm.samples import Origin, Samples
 
 Report = Callable[[str, int, int], None]
 """Called with the stage ("reading", "landmarks", "writing"), what of it is done, and its total."""
@@ -41,6 +42,16 @@ def is_prepared(path: str | os.PathLike[str]) -> bool:
 def is_landmark_file(landmarks: str) -> bool:
     """Whether `landmarks` names a landmark CSV, and not a method of finding them."""
     return landmarks.lower().endswith(".csv")
+
+
+def check_landmarks(landmarks: str) -> None:
+    """Checks that `landmarks` is a method, or may be the path of a landmark CSV.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if not is_landmark_file(landmarks):
+        landmarks_lib.find_method(landmarks)
 
 
 def identify(
@@ -127,7 +138,7 @@ def prepare(
     report: Report | None = None,
     on_error: str = "stop",
     streaming: bool = False,
-) -> Faces:
+) -> Samples:
     """The faces of a FER2013 source with their landmarks, prepared once and then read.
 
     Args:
@@ -143,7 +154,7 @@ def prepare(
         report: Told of progress; None shows a bar on stderr, or a line for each stage where
             stderr is no terminal. Not called if the data set is there already.
         on_error: What a bad row does, as `fermm.data.fer2013.read` takes it.
-        streaming: Leave images and landmarks on disk, as `fermm.data.stream.open_faces` does. The
+        streaming: Leave images and landmarks on disk, as `fermm.data.stream.open_samples` does. The
             first time they are held in memory all the same, until they are written.
 
     Returns:
@@ -157,16 +168,17 @@ def prepare(
     path = expand(path)
     if is_landmark_file(landmarks):
         landmarks = str(expand(landmarks))
-    open_ = stream.open_faces if streaming else read
+    open_ = stream.open_samples if streaming else read
     if is_prepared(path):
-        faces = open_(path)
-        _check_origin(path, faces.origin, landmarks, predictor, cache_dir)
-        if faces.rejected and on_error != "quarantine":
+        samples = open_(path)
+        _check_origin(path, samples.origin, landmarks, predictor, cache_dir)
+        if samples.rejected and on_error != "quarantine":
             raise InputError(
-                f"{path}: rows of its source were set aside, the first is {faces.rejected[0].place}"
-                ": set config.data.on_error to 'quarantine' to go on without them"
+                f"{path}: rows of its source were set aside, the first is "
+                f"{samples.rejected[0].place}: "
+                "set config.data.on_error to 'quarantine' to go on without them"
             )
-        return faces
+        return samples
     origin = _origin(landmarks, predictor, cache_dir)
     identity = _identify(path, landmarks, origin)
     root = expand(cache_dir)
@@ -181,30 +193,31 @@ def prepare(
         predictor = landmarks_lib.find_predictor(predictor, cache_dir=root)
     with contextlib.closing(_Bar()) as bar:
         tell = report or bar
-        faces = fer2013.read(path, lambda done, total: tell("reading", done, total), on_error)
-        if faces.rejected:
+        samples = fer2013.read(path, lambda done, total: tell("reading", done, total), on_error)
+        if samples.rejected:
             identity += stream.QUARANTINE
         if landmark_file:
-            tell("landmarks", 0, len(faces))
-            found = _read_landmarks(landmarks, faces)
-            tell("landmarks", len(faces), len(faces))
+            tell("landmarks", 0, len(samples))
+            found = _read_landmarks(landmarks, samples)
+            tell("landmarks", len(samples), len(samples))
         else:
             found = landmarks_lib.extract(
-                faces.images,
+                samples.features["images"],
                 landmarks,
                 predictor=predictor,
                 sha256=origin.predictor,
                 workers=workers or os.cpu_count() or 1,
                 progress=lambda done, total: tell("landmarks", done, total),
             )
-        faces = dataclasses.replace(faces, landmarks=found, origin=origin)
-        tell("writing", 0, len(faces))
-        directory = write(faces, root, identity)
-        tell("writing", len(faces), len(faces))
-    return open_(directory) if streaming else faces
+        samples = samples.with_feature("landmarks", LANDMARKS, found)
+        samples = dataclasses.replace(samples, origin=origin)
+        tell("writing", 0, len(samples))
+        directory = write(samples, root, identity)
+        tell("writing", len(samples), len(samples))
+    return open_(directory) if streaming else samples
 
 
-def read(directory: str | os.PathLike[str]) -> Faces:
+def read(directory: str | os.PathLike[str]) -> Samples:
     """Reads a prepared data set.
 
     Args:
@@ -218,47 +231,37 @@ def read(directory: str | os.PathLike[str]) -> Faces:
         InputError: the data set is damaged: a file is missing, cut short or altered.
     """
     with contextlib.closing(stream.Records(directory)) as records:
-        columns = records.read(tuple(stream.FIELDS), np.arange(len(records)))
-        rejected, origin = records.rejected, records.origin
-    stream.check_rows(columns["row"], directory)
-    return Faces(
-        columns["image"],
-        columns["label"],
-        columns["usage"],
-        columns["row"],
-        columns["landmarks"],
-        rejected,
-        origin,
-    )
+        columns = records.read(tuple(records.described), np.arange(len(records)))
+        return stream.make_samples(records, columns)
 
 
-def _read_landmarks(path: str, faces: Faces) -> np.ndarray:
+def _read_landmarks(path: str, samples: Samples) -> np.ndarray:
     """float32 (N, 68, 2), the landmarks of `faces` from a CSV, whose labels must be theirs.
 
     Its rows are those of the source: one made without what was set aside now would be matched to
     other faces as soon as something else is.
     """
     landmarks, labels = landmarks_lib.read_csv(path)
-    count = len(faces) + len(faces.rejected)
+    count = len(samples) + len(samples.rejected)
     if len(labels) != count:
-        aside = f" ({len(faces.rejected)} of them set aside)" if faces.rejected else ""
+        aside = f" ({len(samples.rejected)} of them set aside)" if samples.rejected else ""
         raise InputError(
             f"{path}: {len(labels)} rows of landmarks for {count} faces{aside}: "
             "use the CSV that was made from this source"
         )
-    landmarks, labels = landmarks[faces.rows], labels[faces.rows]
-    differs = np.flatnonzero(labels != faces.labels)
+    landmarks, labels = landmarks[samples.rows], labels[samples.rows]
+    differs = np.flatnonzero(labels != samples.labels)
     if len(differs):
         at = differs[0]
         raise InputError(
-            f"{path}: row {faces.rows[at]} (the first is 0) has emotion {labels[at]}, but the face "
-            f"there has {faces.labels[at]}: use the CSV that was made from this source, in its "
+            f"{path}: row {samples.rows[at]} (the first is 0) has emotion {labels[at]}, "
+            f"but the face there has {samples.labels[at]}: use the CSV that was made from this source, in its "
             "order"
         )
     return landmarks
 
 
-def write(faces: Faces, root: str | os.PathLike[str], identity: str) -> pathlib.Path:
+def write(samples: Samples, root: str | os.PathLike[str], identity: str) -> pathlib.Path:
     """Writes faces as a prepared data set, unless there is one of that identity.
 
     Args:
@@ -285,8 +288,8 @@ def write(faces: Faces, root: str | os.PathLike[str], identity: str) -> pathlib.
     try:
         # TFDS makes a directory for downloads, of which there are none.
         with _quiet(), tempfile.TemporaryDirectory() as downloads:
-            tfds_builder.Fer2013Landmarks(
-                faces=faces,
+            tfds_builder.PreparedSamples(
+                samples=samples,
                 config=tfds.core.BuilderConfig(
                     name=identity, description="digest of the source, origin of the landmarks"
                 ),
@@ -307,7 +310,7 @@ def write(faces: Faces, root: str | os.PathLike[str], identity: str) -> pathlib.
 def _directory(root: str | os.PathLike[str], identity: str) -> pathlib.Path:
     from fermm.data import tfds_builder
 
-    builder = tfds_builder.Fer2013Landmarks
+    builder = tfds_builder.PreparedSamples
     return pathlib.Path(root) / builder.name / identity / str(builder.VERSION)
 
 

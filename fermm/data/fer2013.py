@@ -24,17 +24,24 @@ from typing import BinaryIO, NamedTuple, NoReturn
 import numpy as np
 from PIL import Image
 
-from fermm.data.faces import (
-    EMOTION_WORDS,
-    EMOTIONS,
-    IMAGE_SIZE,
-    UNKNOWN_USAGE,
-    USAGES,
-    Faces,
-    Rejected,
-)
 from fermm.errors import InputError, printable
+from fermm.faces import EMOTIONS, IMAGE_SIZE, face_samples
 from fermm.paths import expand
+from fermm.samples import UNKNOWN_SPLIT, Rejected, Samples
+
+USAGES = ("Training", "PublicTest", "PrivateTest")
+"""What FER2013 calls its splits for training, validation and test."""
+
+EMOTION_WORDS = {name: i for i, name in enumerate(EMOTIONS)} | {
+    **dict.fromkeys(("anger", "angrily"), 0),
+    **dict.fromkeys(("disgusted", "disgustedly"), 1),
+    **dict.fromkeys(("fearful", "fearfully", "afraid", "scared"), 2),
+    **dict.fromkeys(("happiness", "happily"), 3),
+    **dict.fromkeys(("sadness", "sadly"), 4),
+    **dict.fromkeys(("surprised", "surprising", "suprise"), 5),  # the last is a frequent misprint
+    **dict.fromkeys(("neutrality", "neutrally"), 6),
+}
+"""The words, in lower case, by which data sets call the emotions, and the label of each."""
 
 Progress = Callable[[int, int], None]
 ON_ERROR = ("stop", "quarantine")
@@ -86,7 +93,7 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 def read(
     path: str | os.PathLike[str], progress: Progress | None = None, on_error: str = "stop"
-) -> Faces:
+) -> Samples:
     """Reads faces from a CSV file, image folders, or a folder or zip that holds one of these.
 
     A CSV has a header that names the columns `emotion` and `pixels`, and may name `Usage`, in any
@@ -111,8 +118,9 @@ def read(
             Windows and macOS leave.
 
     Returns:
-        N faces without landmarks: images uint8 (N, 48, 48), labels int32 (N,), usage int8 (N,),
-        rows int64 (N,), 0..N-1 unless some were set aside; and those that were.
+        N faces without landmarks: features `images`, uint8 (N, 48, 48); `official`
+        split as far as the source tells it; rows 0 to N - 1 unless some were set aside, and those
+        that were.
 
     Raises:
         InputError: the path cannot be read or holds anything else; with "quarantine", if that
@@ -183,7 +191,7 @@ class _Layout(NamedTuple):
 
 def _read_csv(
     where: str, file: BinaryIO, size: int, progress: Progress | None, on_error: str
-) -> Faces:
+) -> Samples:
     images = bytearray()
     labels: list[int] = []
     usage: list[int] = []
@@ -419,7 +427,7 @@ def _split_row(line: bytes, layout: _Layout) -> tuple[bytes, int, int] | None:
     label = _EMOTION_CODES.get(fields[emotion])
     if label is None:
         label = _label(fields[emotion])
-    part = UNKNOWN_USAGE if usage is None else _USAGE_CODES.get(fields[usage])
+    part = UNKNOWN_SPLIT if usage is None else _USAGE_CODES.get(fields[usage])
     return None if label is None or part is None else (fields[pixels], label, part)
 
 
@@ -490,7 +498,7 @@ def read_pictures(
     pictures: list[Picture],
     progress: Progress | None = None,
     on_error: str = "stop",
-) -> Faces:
+) -> Samples:
     """`read` for some of the pictures that `list_pictures` lists of the directory `path`."""
     path = expand(path)
 
@@ -601,7 +609,7 @@ def _walk(split: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
                     raise _error(link, "is a link to a folder below train/<emotion>/; remove it")
 
 
-def _read_zip(path: pathlib.Path, progress: Progress | None, on_error: str) -> Faces:
+def _read_zip(path: pathlib.Path, progress: Progress | None, on_error: str) -> Samples:
     with path.open("rb") as file:
         # zipfile and the decompressors below it raise a dozen types for damaged bytes.
         try:
@@ -661,7 +669,7 @@ def _read_packed_csv(
     info: zipfile.ZipInfo,
     progress: Progress | None,
     on_error: str,
-) -> Faces:
+) -> Samples:
     """Reads a CSV in a zip as it is unpacked: never to disk, nor to memory as a whole."""
     if info.file_size > _CSV_LIMIT:
         raise _error(where, f"unpacks to over {_CSV_LIMIT} bytes; unpack it yourself")
@@ -763,7 +771,7 @@ def _sort_pictures(
             raise _error(f"{path}, {file}", problem)
         name = "/".join(file.parts[start:])
         label = -1 if label is None else label
-        pictures += [Picture(UNKNOWN_USAGE, 0, name, label, str(file), problem)] * count
+        pictures += [Picture(UNKNOWN_SPLIT, 0, name, label, str(file), problem)] * count
     if len(roots) > 1:
         several = _quote(", ".join(sorted("/".join(root) or "." for root in roots)))
         raise _error(
@@ -847,23 +855,23 @@ def _with_usages(pictures: list[Picture]) -> list[Picture]:
     # In `test` without `val` there may be both PublicTest and PrivateTest, as in FER2013's folders.
     both = _PUBLIC not in folders
     told = [
-        UNKNOWN_USAGE if both and folder == _PRIVATE and not own else folder
+        UNKNOWN_SPLIT if both and folder == _PRIVATE and not own else folder
         for folder, own in zip(folders, private, strict=True)
     ]
     usages, numbered = told, False
     if all(matches):
         by_name = [USAGES.index(match[1]) for match in matches if match]
         agree = all(
-            usage == folder or (folder == UNKNOWN_USAGE and usage != _TRAINING)
+            usage == folder or (folder == UNKNOWN_SPLIT and usage != _TRAINING)
             for usage, folder in zip(by_name, told, strict=True)
         )
         if agree:
             usages, numbered = by_name, True
             numbers = [int(match[2]) for match in matches if match]
         else:
-            usages = [UNKNOWN_USAGE] * len(named)
-    elif UNKNOWN_USAGE in told:
-        usages = [UNKNOWN_USAGE] * len(named)
+            usages = [UNKNOWN_SPLIT] * len(named)
+    elif UNKNOWN_SPLIT in told:
+        usages = [UNKNOWN_SPLIT] * len(named)
     with_usages = [
         picture._replace(usage=usage, number=number)
         for picture, usage, number in zip(named, usages, numbers, strict=True)
@@ -878,7 +886,7 @@ def _decode_all(
     load: Callable[[str], bytes],
     progress: Progress | None,
     on_error: str,
-) -> Faces:
+) -> Samples:
     images = np.empty((len(pictures), IMAGE_SIZE, IMAGE_SIZE), np.uint8)
     good: list[Picture] = []
     rejected: dict[int, Rejected] = {}
@@ -934,7 +942,7 @@ def _faces(
     labels: list[int],
     usage: list[int],
     rejected: dict[int, Rejected],
-) -> Faces:
+) -> Samples:
     if not labels:
         first = next(iter(rejected.values()))
         raise _error(
@@ -942,7 +950,7 @@ def _faces(
             f"{first.reason} (and none of the {len(rejected)} rows or pictures is good)",
         )
     rows = np.delete(np.arange(len(labels) + len(rejected), dtype=np.int64), [*rejected])
-    return Faces(
+    return face_samples(
         images,
         np.array(labels, np.int32),
         np.array(usage, np.int8),

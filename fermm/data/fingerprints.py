@@ -61,6 +61,21 @@ def fingerprints(digests: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return high & ~_UNCERTAIN | labels.astype(np.uint32)
 
 
+def first_foreign_row(digests: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> int | None:
+    """The index of the first face that is known not to be FER2013's row of its number, or None.
+
+    Args:
+        digests: uint64 (N,), of the pixels, see `fermm.data.splits.digests`.
+        labels: int (N,), index into EMOTIONS.
+        rows: int (N,), the row that each face is said to be.
+    """
+    known = table()
+    inside = rows < len(known)
+    expected = known[np.where(inside, rows, 0)]
+    foreign = ~inside | ((expected != _UNCERTAIN) & (fingerprints(digests, labels) != expected))
+    return int(foreign.argmax()) if foreign.any() else None
+
+
 def recognise(digests: np.ndarray, labels: np.ndarray) -> Recognised:
     """Says whether faces are FER2013's, and in its order.
 

@@ -37,34 +37,10 @@ from typing import Any
 import numpy as np
 
 from fermm.data import processes
-from fermm.data.faces import EMOTIONS, IMAGE_SIZE, POINTS, as_images
 from fermm.errors import InputError
+from fermm.faces import EMOTIONS, FACE_REGIONS, IMAGE_SIZE, IMAGES, MIRRORED_POINTS, POINTS
 from fermm.paths import CACHE_DIR, bring_to_disk, expand, make_directory, whole
-
-PARTS = {
-    "jaw": slice(0, 17),
-    "right_brow": slice(17, 22),
-    "left_brow": slice(22, 27),
-    "nose": slice(27, 36),
-    "right_eye": slice(36, 42),
-    "left_eye": slice(42, 48),
-    "mouth": slice(48, 61),
-    "lips": slice(61, 68),
-}
-"""The paper's eight face parts, in its order, under the column names of its landmark CSV.
-
-Right and left are the subject's. In the iBUG mark-up the outer lip is 48:60 and the inner 60:68:
-the paper is off by one there, and its networks and files keep the paper's slices.
-"""
-
-# fmt: off
-MIRROR = np.array([
-    *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1),
-    45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40,
-    *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65,
-])
-# fmt: on
-"""int (68,): for each point, the one on the other side of the face."""
+from fermm.samples import as_column
 
 PREDICTOR_FILE = "shape_predictor_68_face_landmarks.dat"
 PUBLISHED_PREDICTOR = "fbdc2cb80eb9aa7a758672cbfdda32ba6300efe9b6e6c7a299ff7e736b11b92f"
@@ -99,7 +75,7 @@ def extract(
 
     Args:
         images: uint8 (N, 48, 48) or (N, 48, 48, 1), grey levels; or one face, or other integers
-            from 0 to 255, see `fermm.data.faces.as_images`.
+            from 0 to 255, see `fermm.samples.as_column`.
         method: A key of METHODS. "paper" is dlib's predictor with the box (0, 0, 48, 48).
         predictor: Path of a 68-point predictor such as `shape_predictor_68_face_landmarks.dat`, or
             of that file packed by bzip2 (`.dat.bz2`); None takes the one of the optional package
@@ -119,7 +95,7 @@ def extract(
         InputError: wrong dtype or shape, unknown method, predictor missing, unreadable or another
             than `sha256` says, or a process died.
     """
-    images = as_images(images)
+    images = as_column("images", IMAGES, images)
     function = find_method(method)
     path = str(find_predictor(predictor, sha256))
     total = len(images)
@@ -188,7 +164,7 @@ def mirror_distance(landmarks: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
     Returns:
         float32 (N,), in pixels.
     """
-    back = mirrored[:, MIRROR]  # a copy
+    back = mirrored[:, MIRRORED_POINTS]  # a copy
     back[..., 0] = IMAGE_SIZE - 1 - back[..., 0]
     return np.linalg.norm(landmarks - back, axis=2).mean(axis=1, dtype=np.float32)
 
@@ -412,9 +388,9 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterator[np.ndarray]]]:
 def write_csv(path: str | os.PathLike[str], landmarks: np.ndarray, labels: np.ndarray) -> None:
     """Writes landmarks in the paper's format.
 
-    The columns are those of PARTS and `emotion`; a cell holds the points of its part as `x.y`, a
-    dot between two integers (so 5.-1 is x=5, y=-1), separated by blanks. The file appears under
-    its name only when it is complete.
+    The columns are those of FACE_REGIONS and `emotion`; a cell holds the points of its region as
+    `x.y`, a dot between two integers (so 5.-1 is x=5, y=-1), separated by blanks. The file appears
+    under its name only when it is complete.
 
     Args:
         path: The file, replaced if it exists.
@@ -457,10 +433,10 @@ def write_csv(path: str | os.PathLike[str], landmarks: np.ndarray, labels: np.nd
         whole(path, "choose another place") as aside,
         aside.open("w", encoding="ascii", newline="") as file,
     ):
-        file.write(",".join([*PARTS, "emotion"]) + "\n")
+        file.write(",".join([*FACE_REGIONS, "emotion"]) + "\n")
         for face, label in zip(landmarks.astype(int).tolist(), labels.tolist(), strict=True):
             points = [f"{x}.{y}" for x, y in face]
-            cells = [" ".join(points[part]) for part in PARTS.values()]
+            cells = [" ".join(points[region]) for region in FACE_REGIONS.values()]
             file.write(",".join(cells) + f",{label}\n")
 
 
@@ -516,11 +492,11 @@ def _columns(path: str | os.PathLike[str], header: list[str]) -> dict[str, int]:
     """Where each column of the format stands in a row with this header."""
     names = [name.strip() for name in header]
     where = {}
-    for name in (*PARTS, "emotion"):
+    for name in (*FACE_REGIONS, "emotion"):
         if names.count(name) != 1:
             raise InputError(
                 f"{path}, line 1: {names.count(name)} columns are called {name!r}: the header of "
-                f"a landmark CSV is {','.join([*PARTS, 'emotion'])}"
+                f"a landmark CSV is {','.join([*FACE_REGIONS, 'emotion'])}"
             )
         where[name] = names.index(name)
     return where
@@ -532,7 +508,7 @@ def _parse(here: str, row: list[str], where: dict[str, int]) -> tuple[np.ndarray
         raise InputError(
             f"{here}: {len(row)} cells, but the header has more: was the file cut short?"
         )
-    for name, part in PARTS.items():
+    for name, region in FACE_REGIONS.items():
         cell = row[where[name]]
         if not _CELL.fullmatch(cell):
             bad = next((word for word in cell.split() if not _CELL.fullmatch(word)), "")
@@ -540,10 +516,10 @@ def _parse(here: str, row: list[str], where: dict[str, int]) -> tuple[np.ndarray
                 f"{here}: column {name!r} holds {bad[:20]!r}: write each point as x.y, a dot "
                 "between two integers, with a blank between points"
             )
-        if cell.count(".") != part.stop - part.start:
+        if cell.count(".") != region.stop - region.start:
             raise InputError(
                 f"{here}: column {name!r} holds {cell.count('.')} points, not "
-                f"{part.stop - part.start}: write the part's points, all of them"
+                f"{region.stop - region.start}: write all points of the region"
             )
     emotion = row[where["emotion"]].strip()
     if emotion not in _LABELS:
@@ -551,5 +527,5 @@ def _parse(here: str, row: list[str], where: dict[str, int]) -> tuple[np.ndarray
             f"{here}: emotion is {emotion[:20]!r}, not a whole number from 0 to "
             f"{len(EMOTIONS) - 1}: write the index of the class in FER2013's order"
         )
-    numbers = " ".join(row[where[name]] for name in PARTS).replace(".", " ").split()
+    numbers = " ".join(row[where[name]] for name in FACE_REGIONS).replace(".", " ").split()
     return np.array(list(map(int, numbers)), np.float32).reshape(POINTS, 2), _LABELS[emotion]

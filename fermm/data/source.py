@@ -1,114 +1,240 @@
-"""From a config to the faces of a run: which, in which split, with which class weights."""
+"""From a config to the samples of a run: which, in which split, with which class weights."""
 
 import csv
 import hashlib
+import inspect
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fermm.data import dataset, fingerprints, splits, stream, synthetic
-from fermm.data.faces import Faces, Rejected
+from fermm import config
+from fermm.data import dataset, ferplus, fingerprints, splits, stream, synthetic
+from fermm.data.config import DataConfig
 from fermm.errors import InputError, printable
-from fermm.paths import expand, whole
+from fermm.faces import EMOTIONS
+from fermm.paths import NoHomeError, expand, whole
+from fermm.samples import DERIVED, Rejected, Samples
 
-REJECTED = "rejected.csv"
-SOURCES = ("fer2013", "synthetic")
-CLASS_WEIGHTS = ("pooled", "train", "none")
+
+class _Reader(NamedTuple):
+    read: Callable[..., Samples]
+    arguments: Mapping[str, inspect.Parameter]
+
+
+SOURCES: dict[str, _Reader] = {}
+"""Functions that read samples, by name."""
+
+F = TypeVar("F", bound=Callable[..., Samples])
+
+
+def register_source(name: str, *, arguments: Callable[..., Any] | None = None) -> Callable[[F], F]:
+    """Decorator for a function that reads samples: `config.data.source = name` calls it.
+
+    The function takes the `DataConfig` and, as keyword arguments, what `config.data.arguments`
+    holds; it returns `fermm.samples.Samples`.
+
+    Args:
+        name: in the config.
+        arguments: a function whose parameters are what `config.data.arguments` may hold, instead
+            of the keyword-only ones of the decorated function.
+
+    Raises:
+        ValueError: another function is registered under that name.
+    """
+
+    def add(function: F) -> F:
+        known = SOURCES.get(name)
+        # A file may be imported twice: a config is, under another module name.
+        if known is not None and known.read.__qualname__ != function.__qualname__:
+            raise ValueError(
+                f"the source {name!r} is registered already, by {known.read.__qualname__}"
+            )
+        parameters = inspect.signature(arguments or function).parameters
+        if arguments is None:
+            parameters = {  # type: ignore[assignment]
+                k: p for k, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY
+            }
+        SOURCES[name] = _Reader(function, parameters)
+        return function
+
+    return add
 
 
 class Source(NamedTuple):
     """The data of a run.
 
     Attributes:
-        faces: all faces, with landmarks.
-        splits: "train", "validation", "test" -> int64 indices into `faces`.
-        class_weights: float64 (7,).
-        title: what the faces are, for captions: `config.title`, or else "FER2013" if they are all
-            of FER2013's, and "faces of ..." with the name of the file if they are not.
-        note: what a user should know of this split, or "".
-        identity: what tells this data and split from others, JSON types: "faces" and "landmarks"
-            are digests of the arrays, and of the numbers of the rows where some are missing, the
-            same whatever form of file they came in; "fer2013" says whether these are FER2013's
-            faces, in its order: one of the kinds in `fermm.data.fingerprints`.
+        samples: all of them, with every feature that was asked for.
+        splits: "train", "validation", "test" -> int64 indices into `samples`.
+        class_weights: float64 (K,), one for each class.
+        title: what the samples are, for captions: `config.title`; or else "FER2013" if they are all
+            of FER2013's, "faces of ..." with the name of the file if they are other faces, and the
+            name of the source if it is the user's own.
+        notes: what a user should know of these samples and this split.
+        identity: what tells these data and this split from others, JSON types: "labels" is a digest
+            of labels, classes and votes, and of the numbers of the rows where some are missing;
+            "features" has a digest of each feature. They are the same whatever form of file the
+            samples came in. "fer2013" says whether these are FER2013's faces and labels, in its
+            order: one of the kinds in `fermm.data.fingerprints`.
         predictor: what found the landmarks, as checkpoints note it: {"path": ..., "sha256": ...},
             where the path is absolute, or "" for the package's predictor; None if none did.
     """
 
-    faces: Faces
+    samples: Samples
     splits: dict[str, np.ndarray]
     class_weights: np.ndarray
     title: str
-    note: str
+    notes: tuple[str, ...]
     identity: dict[str, Any]
     predictor: dict[str, str] | None = None
 
 
-def load(config: Mapping[str, Any]) -> Source:
-    """The data that `config.data` names.
+def check(data: DataConfig) -> None:
+    """Checks what can be checked without reading any samples.
 
     Raises:
-        InputError: a bad field or file.
+        InputError: a field makes no sense.
     """
-    source = config["source"]
-    if source == "fer2013":
-        if not config["path"]:
+    if data.source not in SOURCES:
+        config.unknown("config.data.source", data.source, SOURCES)
+    reader = SOURCES[data.source]
+    kinds = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
+    for name, value in data.arguments.items():
+        if name not in reader.arguments:
+            config.unknown("config.data.arguments", name, reader.arguments)
+        kind = reader.arguments[name].annotation
+        good = isinstance(value, (int, float) if kind is float else kind) if kind in kinds else True
+        if not good or (isinstance(value, bool) and kind in (int, float)):
             raise InputError(
-                "config.data.path is empty: give FER2013's fer2013.csv, icml_face_data.csv, or the "
-                "folder or zip of its images, e.g. --config.data.path=fer2013.csv"
+                f"config.data.arguments.{name} is {config.short(value)}, needs {kinds[kind]}"
             )
-        path, method, predictor = config["path"], config["landmarks"], config["predictor"] or None
-        faces = dataset.prepare(
-            path,
-            cache_dir=config["cache_dir"],
-            landmarks=method,
-            predictor=predictor,
-            on_error=config["on_error"],
-            streaming=config["streaming"],
-        )
-    elif source == "synthetic":
-        if "synthetic" not in config:
+    expand(data.predictor)
+    try:
+        expand(data.cache_dir)
+    except NoHomeError:
+        if data.source == "fer2013":  # the others keep nothing there
+            raise
+    if data.labels != "original":
+        if data.source != "fer2013":
             raise InputError(
-                "config.data.source is 'synthetic', but config.data.synthetic is missing: "
-                "use configs/synthetic.py"
+                f"config.data.labels is {data.labels!r}: FER+ has votes for FER2013's faces alone; "
+                "set config.data.source to 'fer2013' or labels to 'original'"
             )
-        if config["streaming"]:
+        if not data.votes:
             raise InputError(
-                "config.data.streaming is on, but drawn faces are made in memory: switch it off"
+                f"config.data.labels is {data.labels!r}, which needs FER+'s votes: give "
+                "--config.data.votes=fer2013new.csv"
             )
-        faces = synthetic.draw(**config["synthetic"])
-    else:
-        raise InputError(f"config.data.source {source!r} is unknown: it is {' or '.join(SOURCES)}")
-    assert faces.landmarks is not None
-    parts = splits.split(faces, config["split"], config["split_seed"])
-    digest, recognised = _recognise(faces)
+    if data.source == "fer2013":
+        dataset.check_landmarks(data.landmarks)
+
+
+def load(data: DataConfig, features: Iterable[str] = ()) -> Source:
+    """The data that `config.data` describes.
+
+    Args:
+        data: the config's section.
+        features: what networks read. A feature that the source does not have is computed, if a
+            function is registered for it, see `fermm.samples.register_feature`.
+
+    Raises:
+        InputError: a bad field or file, or a feature that nothing gives.
+    """
+    check(data)
+    samples = SOURCES[data.source].read(data, **data.arguments)
+    recognised = _recognise(samples)
+    title, note = _title(data, recognised), _note(data, samples, recognised)
+    notes = (note,) if note else ()
+    if data.labels != "original":
+        samples, note = ferplus.relabel(samples, data.votes, data.labels)
+        title, notes = _titled(data, f"FER+ ({data.labels})"), (*notes, note)
+        recognised = fingerprints.Recognised(fingerprints.OTHER, recognised.known)
+    for name in features:
+        samples = derive(samples, name)
+    parts = splits.split(samples, data.split, data.split_seed)
     identity = {
-        "faces": digest,
-        "landmarks": _digest(faces.landmarks),
+        "labels": _digest_labels(samples),
+        "features": {name: _digest(x) for name, x in samples.features.items()},
         "fer2013": recognised.kind,
-        "split": config["split"],
-        "split_seed": config["split_seed"],
+        "split": data.split,
+        "split_seed": data.split_seed,
         "sizes": {name: len(rows) for name, rows in parts.items()},
     }
     found_by = None
-    if faces.origin.predictor:
-        path = os.path.abspath(expand(config["predictor"])) if config["predictor"] else ""
-        found_by = {"path": path, "sha256": faces.origin.predictor}
-    return Source(
-        faces,
-        parts,
-        _class_weights(config, faces, parts),
-        config["title"] or _title(config, recognised),
-        _note(config, faces, recognised),
-        identity,
-        found_by,
+    if samples.origin.predictor:
+        path = os.path.abspath(expand(data.predictor)) if data.predictor else ""
+        found_by = {"path": path, "sha256": samples.origin.predictor}
+    weights = _class_weights(data, samples, parts)
+    return Source(samples, parts, weights, title, notes, identity, found_by)
+
+
+@register_source("fer2013")
+def read_fer2013(data: DataConfig) -> Samples:
+    """Faces in one of FER2013's forms, with landmarks, prepared once and kept.
+
+    Raises:
+        InputError: see `fermm.data.dataset.prepare`.
+    """
+    if not data.path:
+        raise InputError(
+            "config.data.path is empty: give FER2013's fer2013.csv, icml_face_data.csv, or the "
+            "folder or zip of its images, e.g. --config.data.path=fer2013.csv"
+        )
+    return dataset.prepare(
+        data.path,
+        cache_dir=data.cache_dir,
+        landmarks=data.landmarks,
+        predictor=data.predictor or None,
+        on_error=data.on_error,
+        streaming=data.streaming,
     )
 
 
-def fingerprint(config: Mapping[str, Any]) -> str:
+@register_source("synthetic", arguments=synthetic.draw)
+def read_synthetic(data: DataConfig, **arguments: Any) -> Samples:
+    """Drawn faces with exact landmarks, see `fermm.data.synthetic`.
+
+    Raises:
+        InputError: an argument is out of range.
+    """
+    if data.streaming:
+        raise InputError(
+            "config.data.streaming is on, but drawn faces are made in memory: switch it off"
+        )
+    return synthetic.draw(**arguments)
+
+
+def derive(samples: Samples, name: str) -> Samples:
+    """The samples with the feature `name`, computed unless it is there.
+
+    Raises:
+        InputError: nothing gives it, or what computes it returns something else than it says.
+    """
+    if name in samples.features:
+        return samples
+    if name not in DERIVED:
+        config.unknown("a network reads the feature", name, {**samples.features, **DERIVED})
+    derived = DERIVED[name]
+    for needed in derived.reads:
+        samples = derive(samples, needed)
+    columns = [samples.features[needed] for needed in derived.reads]
+    if any(isinstance(column, stream.Column) for column in columns):
+        column: Any = stream.DerivedColumn(name, columns)
+    else:
+        column = np.concatenate(
+            [
+                stream.compute(name, [x[start : start + stream.BLOCK] for x in columns])
+                for start in range(0, len(samples), stream.BLOCK)
+            ]
+        )
+    return samples.with_feature(name, derived.feature, column)
+
+
+def fingerprint(data: DataConfig) -> str:
     """What `config.data` names, known without reading it: another if its content is another.
 
     Returns:
@@ -117,100 +243,105 @@ def fingerprint(config: Mapping[str, Any]) -> str:
     Raises:
         InputError: a file is missing or cannot be read.
     """
-    if config["source"] == "synthetic":
-        return json.dumps(config.get("synthetic"), sort_keys=True)
-    if Path(expand(config["path"]), "dataset_info.json").is_file():
+    if data.source == "synthetic":
+        return json.dumps(config.to_dict(data.arguments), sort_keys=True)
+    if data.source != "fer2013" or dataset.is_prepared(data.path):
         return ""
-    return dataset.identify(
-        config["path"], config["landmarks"], config["predictor"] or None, config["cache_dir"]
-    )
+    found = dataset.identify(data.path, data.landmarks, data.predictor or None, data.cache_dir)
+    if data.labels != "original":
+        found += "-" + hashlib.sha256(expand(data.votes).read_bytes()).hexdigest()[:16]
+    return found
 
 
-def write_rejected(workdir: Path, origin: str, faces: Faces) -> None:
-    """Writes `rejected.csv`, a row for each that was set aside, and says how many there are.
+def write_rejected(file: Path, origin: str, samples: Samples) -> None:
+    """Writes a row for each that was set aside, and says how many there are.
 
     Args:
-        workdir: the run directory.
+        file: the CSV.
         origin: the path of the source.
-        faces: what was read from it.
+        samples: what was read from it.
 
     Raises:
         InputError: the file cannot be written.
     """
-    file = workdir / REJECTED
     with (
         whole(file) as aside,
         open(aside, "w", newline="", encoding="utf-8", errors="backslashreplace") as opened,
     ):
         writer = csv.writer(opened, lineterminator="\n")
         writer.writerow(["source", *Rejected._fields])
-        writer.writerows([origin, *rejected] for rejected in faces.rejected)
-    count = len(faces.rejected)
-    print(f"{count} of {len(faces) + count} rows set aside, see {file}", flush=True)
+        writer.writerows([origin, *rejected] for rejected in samples.rejected)
+    count = len(samples.rejected)
+    print(f"{count} of {len(samples) + count} rows set aside, see {file}", flush=True)
 
 
-def _recognise(faces: Faces) -> tuple[str, fingerprints.Recognised]:
-    """The digest of the faces, and what they have in common with FER2013; in blocks."""
-    total = hashlib.sha256()
-    digests = []
-    for start in range(0, len(faces), stream.BLOCK):  # images may lie on disk
-        block = np.ascontiguousarray(faces.images[start : start + stream.BLOCK])
-        total.update(block.data)
-        digests.append(splits.digests(block))
-    total.update(faces.labels.data)
-    # Rows, by which predictions name faces, have gaps where some were set aside.
-    if not np.array_equal(faces.rows, np.arange(len(faces))):
-        total.update(faces.rows.data)
-    recognised = fingerprints.recognise(np.concatenate(digests), faces.labels)
-    return total.hexdigest()[:16], recognised
+def _recognise(samples: Samples) -> fingerprints.Recognised:
+    """What the samples have in common with FER2013."""
+    if samples.classes != EMOTIONS or samples.identity != ("images",):
+        return fingerprints.Recognised(fingerprints.OTHER, 0)
+    return fingerprints.recognise(splits.digests(samples), samples.labels)
 
 
-def _title(config: Mapping[str, Any], recognised: fingerprints.Recognised) -> str:
-    if config["source"] == "synthetic":
-        return "synthetic faces"
+def _title(data: DataConfig, recognised: fingerprints.Recognised) -> str:
+    if data.source == "synthetic":
+        return _titled(data, "synthetic faces")
+    if data.source != "fer2013":
+        return _titled(data, data.source)
     if recognised.kind != fingerprints.OTHER:
-        return "FER2013"
-    path = expand(config["path"]).resolve()
+        return _titled(data, "FER2013")
+    path = expand(data.path).resolve()
     if dataset.is_prepared(path):  # NAME/VERSION
         path = path.parent
-    return printable(f"faces of {path.name}")
+    return _titled(data, printable(f"faces of {path.name}"))
 
 
-def _note(config: Mapping[str, Any], faces: Faces, recognised: fingerprints.Recognised) -> str:
+def _titled(data: DataConfig, otherwise: str) -> str:
+    """The title that the user gives, or else another."""
+    return data.title or otherwise
+
+
+def _note(data: DataConfig, samples: Samples, recognised: fingerprints.Recognised) -> str:
     """In what the rows of the split "paper" are not the paper's."""
-    if (config["source"], config["split"]) != ("fer2013", "paper"):
+    if (data.source, data.split) != ("fer2013", "paper"):
         return ""
     if recognised.kind == fingerprints.IN_ORDER:
         return ""
     if recognised.kind == fingerprints.REORDERED:
         what = "FER2013's faces in another order than its CSV has"
     else:
-        instead = fingerprints.FACES if len(faces) != fingerprints.FACES else 0
+        instead = fingerprints.FACES if len(samples) != fingerprints.FACES else 0
         what = (
-            f"{len(faces)} faces" + f" instead of FER2013's {instead}" * bool(instead) + ", "
+            f"{len(samples)} faces" + f" instead of FER2013's {instead}" * bool(instead) + ", "
             f"{recognised.known} of them known to be FER2013's, pixel by pixel and by their emotion"
         )
     return f"{what}: the rows of this split are not the paper's"
 
 
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.sha256()
+def _digest_labels(samples: Samples) -> str:
+    total = hashlib.sha256("\0".join(samples.classes).encode())
+    arrays = [samples.labels]
+    # Rows, by which predictions name samples, have gaps where some were set aside.
+    if not np.array_equal(samples.rows, np.arange(len(samples))):
+        arrays.append(samples.rows)
+    arrays += [x for x in (samples.votes, samples.targets) if x is not None]
     for array in arrays:
-        for start in range(0, len(array), stream.BLOCK):  # images may lie on disk
-            digest.update(np.ascontiguousarray(array[start : start + stream.BLOCK]).data)
+        total.update(np.ascontiguousarray(array).data)
+    return total.hexdigest()[:16]
+
+
+def _digest(column: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, len(column), stream.BLOCK):  # it may lie on disk
+        digest.update(np.ascontiguousarray(column[start : start + stream.BLOCK]).data)
     return digest.hexdigest()[:16]
 
 
 def _class_weights(
-    config: Mapping[str, Any], faces: Faces, parts: Mapping[str, np.ndarray]
+    data: DataConfig, samples: Samples, parts: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    kind = config["class_weights"]
-    if kind == "pooled":
-        return splits.class_weights(faces.labels)
-    if kind == "train":
-        return splits.class_weights(faces.labels[parts["train"]])
-    if kind == "none":
-        return np.ones(7)
-    raise InputError(
-        f"config.data.class_weights {kind!r} is unknown: it is {', '.join(CLASS_WEIGHTS)}"
-    )
+    if data.class_weights == "none":
+        return np.ones(len(samples.classes))
+    labels = samples.labels
+    if data.class_weights == "train":
+        labels = labels[parts["train"]]
+    return splits.class_weights(labels, samples.classes)

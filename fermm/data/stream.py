@@ -1,8 +1,8 @@
 """The prepared data set read by random access, for data larger than memory; grain's loader on top.
 
-`Records` is the one reader of the files. `Column` and `open_faces` make `Faces` whose images and
-landmarks stay on disk; `chunks` reads such columns ahead of a training loop. Both give bit for bit
-what `fermm.data.dataset.read` gives, in whatever order it is asked for.
+`Records` is the one reader of the files. `Column` and `open_samples` make samples whose features
+stay on disk; `chunks` reads such columns ahead of a training loop. Both give bit for bit what
+`fermm.data.dataset.read` gives, in whatever order it is asked for.
 """
 
 import contextlib
@@ -11,27 +11,24 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 
 from fermm.data import processes
-from fermm.data.faces import EMOTIONS, IMAGE_SIZE, POINTS, USAGES, Faces, Origin, Rejected
 from fermm.errors import InputError, printable
 from fermm.paths import expand
+from fermm.samples import DERIVED, SPLITS, UNKNOWN_SPLIT, Feature, Origin, Rejected, Samples
 
-FIELDS: dict[str, tuple[type, tuple[int, ...]]] = {
-    "image": (np.uint8, (IMAGE_SIZE, IMAGE_SIZE)),
-    "landmarks": (np.float32, (POINTS, 2)),
-    "label": (np.int32, ()),
-    "usage": (np.int8, ()),
-    "row": (np.int64, ()),
+_FIELDS = {
+    "label": Feature((), "int32"),
+    "official": Feature((), "int8"),
+    "row": Feature((), "int64"),
 }
-"""What each example holds, by name: dtype and shape."""
-
 QUARANTINE = "-quarantine"  # ends the identity of a data set for which rows were set aside
 _METADATA = "metadata.json"  # TFDS's name for it
+_VALUES = 1 << 28  # in one value of a feature, at most
 BLOCK = 1024  # rows read at a time, 3 MB, so that few Python objects live at once
 
 
@@ -43,8 +40,11 @@ class Records:
 
     Attributes:
         directory: where they are.
+        described: the features of a sample, by name.
+        classes: the names of the classes.
+        identity: the features that tell whether two samples are duplicates.
         rejected: what of the source was set aside.
-        origin: how the landmarks came about.
+        origin: how the landmarks were found.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -60,7 +60,15 @@ class Records:
         directory = expand(directory)
         self.directory = os.fspath(directory)
         with self._damage():
-            _check_features(pathlib.Path(directory, "features.json"), tfds_builder.features())
+            noted = json.loads(pathlib.Path(directory, _METADATA).read_text())
+            self.described = _read_described(noted["features"])
+            self.classes = tuple(printable(name) for name in noted["classes"])
+            self.identity = tuple(printable(name) for name in noted["identity"])
+            self.origin = Origin(*(printable(noted["origin"][name]) for name in Origin._fields))
+            if not self.identity or not set(self.identity) <= self.described.keys():
+                raise ValueError(f"{_METADATA} names no features that tell samples apart")
+            expected = tfds_builder.features(self.described, self.classes)
+            _check_features(pathlib.Path(directory, "features.json"), expected)
             # Of damage, TFDS says that TensorFlow lacks.
             with contextlib.redirect_stdout(io.StringIO()):
                 builder = tfds.builder_from_directory(directory)
@@ -71,22 +79,22 @@ class Records:
             # Each has a record of its own, however well that is compressed.
             size = sum(file.stat().st_size for file in pathlib.Path(directory).iterdir())
             if self._count > size:
-                raise ValueError(f"{self._count} faces in {size} bytes")
+                raise ValueError(f"{self._count} samples in {size} bytes")
             identity = builder.builder_config.name if builder.builder_config else ""
-            noted = json.loads(pathlib.Path(directory, _METADATA).read_text())
             self.rejected = _read_rejected(noted, self._count, identity)
-            if "origin" not in noted:
-                raise ValueError(f"{_METADATA} does not tell how its landmarks came about")
-            self.origin = Origin(*(printable(noted["origin"][name]) for name in Origin._fields))
 
     def __len__(self) -> int:
         return self._count
 
+    def describe(self, name: str) -> Feature:
+        """The feature `name`, or the field `label`, `official` or `row`."""
+        return _FIELDS.get(name) or self.described[name]
+
     def read(self, names: Sequence[str], rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The fields `names` (keys of FIELDS) of the examples `rows`, int (M,), in that order.
+        """The features or fields `names` of the examples `rows`, int (M,), in that order.
 
         Returns:
-            For each name an array (M, ...) of dtype and shape as in FIELDS.
+            For each name an array (M, ...) of dtype and shape as `describe` says.
 
         Raises:
             InputError: the data set is damaged: a file is missing, cut short or altered.
@@ -94,11 +102,13 @@ class Records:
         from tensorflow_datasets.proto import tf_example_pb2
 
         parse = tf_example_pb2.Example.FromString
-        columns: dict[str, np.ndarray] = {
-            name: np.empty((len(rows), *FIELDS[name][1]), FIELDS[name][0]) for name in names
+        described = {name: self.describe(name) for name in names}
+        columns = {
+            name: np.empty((len(rows), *feature.shape), feature.dtype)
+            for name, feature in described.items()
         }
-        arrays = {k: _flat(v) for k, v in columns.items() if v.ndim > 1}
-        scalars = {k: v for k, v in columns.items() if v.ndim == 1}
+        arrays = {k: _flat(v) for k, v in columns.items() if k not in _FIELDS}
+        scalars = {k: v for k, v in columns.items() if k in _FIELDS}
         with self._damage():
             for start in range(0, len(rows), BLOCK):
                 records = self._source.__getitems__(rows[start : start + BLOCK].tolist())
@@ -109,8 +119,24 @@ class Records:
                         array[i] = values.reshape(array.shape[1:])  # one value would be repeated
                     for name, scalar in scalars.items():
                         scalar[i] = feature[name].int64_list.value[0]
-            _check_values(columns)
+            self._check_values(columns)
         return columns
+
+    def _check_values(self, columns: Mapping[str, np.ndarray]) -> None:
+        limits = {
+            "label": (0, len(self.classes) - 1),
+            "official": (UNKNOWN_SPLIT, len(SPLITS) - 1),
+            "row": (0, None),
+        }
+        for name, column in columns.items():
+            feature = self.describe(name)
+            low, high = limits.get(name, (feature.low, feature.high))
+            if not np.isfinite(column).all():
+                raise ValueError(f"a value of {name} is not a finite number")
+            if (low is not None and (column < low).any()) or (
+                high is not None and (column > high).any()
+            ):
+                raise ValueError(f"a value of {name} is {column.min()} or {column.max()}")
 
     def close(self) -> None:
         """Closes the files; another read opens them again.
@@ -147,51 +173,38 @@ def _flat(array: np.ndarray) -> np.ndarray:
     return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
+def _read_described(noted: Mapping[str, Any]) -> dict[str, Feature]:
+    """The features that the metadata describe, whose sizes are sensible."""
+    described = {}
+    for name, value in noted.items():
+        feature = Feature.from_json(value)
+        kind = np.dtype(feature.dtype).kind
+        size = math.prod(feature.shape)
+        if kind not in "biuf" or not 0 < size < _VALUES or min(feature.shape, default=1) < 1:
+            raise ValueError(f"{_METADATA} describes {printable(name)} as what it cannot be")
+        described[printable(name)] = feature
+    return described
+
+
 def _check_features(file: pathlib.Path, features: dict[str, Any]) -> None:
     # TFDS imports any module that this file names as that of a class, and importing one runs it.
     import tensorflow_datasets as tfds
 
+    known = tfds.features.FeaturesDict(features).to_json()
     found = json.loads(file.read_text())
-    quality = tfds.features.Tensor(shape=(), dtype=np.float32)  # of those that Beam prepares
-    for expected in (features, features | {"quality": quality}):
-        known = tfds.features.FeaturesDict(expected).to_json()
-        if found == {"pythonClassName": known["type"], "featuresDict": known["content"]}:
-            return
-    raise ValueError(f"{file.name} is not that of a data set of faces")
-
-
-def _check_values(columns: Mapping[str, np.ndarray]) -> None:
-    limits = {"label": (0, len(EMOTIONS) - 1), "usage": (-1, len(USAGES) - 1), "row": (0, None)}
-    for name, (low, high) in limits.items():
-        found = columns.get(name, np.zeros(0))
-        if (found < low).any() or (high is not None and (found > high).any()):
-            raise ValueError(f"a {name} is {found.min()} or {found.max()}")
-    if not np.isfinite(columns.get("landmarks", 0)).all():
-        raise ValueError("a landmark is not a finite number")
-
-
-def check_rows(rows: np.ndarray, directory: str | os.PathLike[str]) -> None:
-    """Checks that each row of the source is there once.
-
-    Raises:
-        InputError: one is there twice.
-    """
-    if len(np.unique(rows)) < len(rows):
-        raise InputError(
-            f"the prepared data set in {directory} is damaged (a row is there twice): delete that "
-            "directory and run again"
-        )
+    if found != {"pythonClassName": known["type"], "featuresDict": known["content"]}:
+        raise ValueError(f"{file.name} does not fit to {_METADATA}")
 
 
 def _read_rejected(noted: dict[str, Any], total: int, identity: str) -> tuple[Rejected, ...]:
-    """What the metadata say was set aside beside the `total` faces of the data set `identity`.
+    """What the metadata say was set aside beside the `total` samples of the data set `identity`.
 
     The directory may have been renamed since.
     """
     rejected = tuple(Rejected(*map(printable, pair)) for pair in noted.get("rejected", ()))
     named = identity.endswith(QUARANTINE)
     if noted.get("rows", total) != total + len(rejected) or named != bool(rejected):
-        raise ValueError(f"{total} faces and {len(rejected)} rejected are not all rows")
+        raise ValueError(f"{total} samples and {len(rejected)} rejected are not all rows")
     return rejected
 
 
@@ -203,7 +216,7 @@ class Column:
 
     Attributes:
         records: what it reads from; columns of the same records are read together by `chunks`.
-        name: key of FIELDS.
+        name: of the feature.
         rows: int64 (N,), which of the records are its rows; None for all of them.
         dtype, shape, ndim: as of an array.
     """
@@ -212,8 +225,9 @@ class Column:
         self.records = records
         self.name = name
         self.rows = rows
-        self.dtype = np.dtype(FIELDS[name][0])
-        self.shape = (len(records) if rows is None else len(rows), *FIELDS[name][1])
+        feature = records.describe(name)
+        self.dtype = np.dtype(feature.dtype)
+        self.shape = (len(records) if rows is None else len(rows), *feature.shape)
         self.ndim = len(self.shape)
 
     def at(self, rows: np.ndarray) -> "Column":
@@ -251,33 +265,101 @@ class Column:
         return self[:].astype(dtype or self.dtype, copy=False)
 
 
-def open_faces(directory: str | os.PathLike[str]) -> Faces:
-    """A prepared data set whose images and landmarks stay on disk.
+class DerivedColumn(Column):
+    """A feature that is computed from columns on disk whenever rows are taken.
+
+    Attributes:
+        columns: what it is computed from, in the order in which its function takes them.
+    """
+
+    def __init__(self, name: str, columns: Sequence[Any]) -> None:
+        feature = DERIVED[name].feature
+        self.name, self.columns = name, columns
+        self.dtype, self.shape = np.dtype(feature.dtype), (len(columns[0]), *feature.shape)
+        self.ndim = len(self.shape)
+        self.records, self.rows = columns[0].records, columns[0].rows
+
+    def at(self, rows: np.ndarray) -> "DerivedColumn":
+        """The rows `rows`, int (M,), as a column: none is read."""
+        return DerivedColumn(self.name, [column.at(rows) for column in self.columns])
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """The rows `key`, see `Column`."""
+        one = np.ndim(key) == 0 and not isinstance(key, slice)
+        values = [column[np.atleast_1d(key) if one else key] for column in self.columns]
+        found = compute(self.name, values)
+        return found[0] if one else found
+
+
+def compute(name: str, values: Iterable[np.ndarray]) -> np.ndarray:
+    """The derived feature `name` of N samples: (N, *shape).
+
+    Args:
+        name: a key of `fermm.samples.DERIVED`.
+        values: arrays (N, ...), the features that it reads.
+
+    Raises:
+        InputError: the function returns something else than its feature says.
+    """
+    derived, values = DERIVED[name], list(values)
+    found = np.asarray(derived.compute(*values))
+    feature = derived.feature
+    expected = (len(values[0]), *feature.shape)
+    if found.shape != expected or found.dtype != feature.dtype:
+        raise InputError(
+            f"the function of the feature {name!r} returns {found.dtype} {found.shape} for "
+            f"{len(values[0])} samples, needs {feature.dtype} {expected}"
+        )
+    good = np.isfinite(found).reshape(len(found), -1).all(1)
+    if not good.all():
+        raise InputError(
+            f"the function of the feature {name!r} returns a value that is not a finite number, "
+            f"first for sample {int(good.argmin())} of {len(found)} that it was given"
+        )
+    return found
+
+
+def open_samples(directory: str | os.PathLike[str]) -> Samples:
+    """A prepared data set whose features stay on disk.
 
     Args:
         directory: The one that holds its `dataset_info.json`.
 
     Returns:
-        The faces in the order of the source; `images` and `landmarks` are `Column`s, the rest is
-        in memory. The files are closed with the last of the columns.
+        The samples in the order of the source. Features are `Column`s, the rest is in memory. The
+        files are closed with the last of the columns.
 
     Raises:
         InputError: the data set is damaged: a file is missing, cut short or altered.
     """
     records = Records(directory)
-    known = records.read(("label", "usage", "row"), np.arange(len(records)))
-    check_rows(known["row"], directory)
     # For its readers a column is an array: they take rows of it.
-    images = cast(np.ndarray, Column(records, "image"))
-    landmarks = cast(np.ndarray, Column(records, "landmarks"))
-    return Faces(
-        images,
+    columns = {name: cast(np.ndarray, Column(records, name)) for name in records.described}
+    return make_samples(records, columns)
+
+
+def make_samples(records: Records, columns: Mapping[str, np.ndarray]) -> Samples:
+    """The samples of a prepared data set, given their features.
+
+    Raises:
+        InputError: the data set is damaged.
+    """
+    known = records.read(tuple(_FIELDS), np.arange(len(records)))
+    if len(np.unique(known["row"])) < len(records):
+        raise InputError(
+            f"the prepared data set in {records.directory} is damaged (a row is there twice): "
+            "delete that directory and run again"
+        )
+    return Samples(
+        columns,
+        records.described,
         known["label"],
-        known["usage"],
+        records.classes,
         known["row"],
-        landmarks,
-        records.rejected,
-        records.origin,
+        known["official"],
+        records.identity,
+        rejected=records.rejected,
+        origin=records.origin,
     )
 
 
@@ -346,7 +428,7 @@ class _Chunks:
     """What grain reads: chunk `i` by its number."""
 
     def __init__(self, columns: Mapping[str, Column], rows: np.ndarray, size: int) -> None:
-        self._names = {name: column.name for name, column in columns.items()}
+        self._columns = dict(columns)
         first = next(iter(columns.values()))
         self._records = first.records
         self._rows = rows if first.rows is None else first.rows[rows]
@@ -357,8 +439,22 @@ class _Chunks:
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         rows = self._rows[i * self._size : (i + 1) * self._size]
-        read = self._records.read(list(self._names.values()), rows)
-        return {name: read[field] for name, field in self._names.items()}
+        stored = {name for column in self._columns.values() for name in _stored(column)}
+        read = self._records.read(sorted(stored), rows)
+        return {name: _take(column, read) for name, column in self._columns.items()}
+
+
+def _stored(column: Column) -> list[str]:
+    """The features on disk that a column is read from."""
+    if isinstance(column, DerivedColumn):
+        return [name for each in column.columns for name in _stored(each)]
+    return [column.name]
+
+
+def _take(column: Column, read: Mapping[str, np.ndarray]) -> np.ndarray:
+    if isinstance(column, DerivedColumn):
+        return compute(column.name, [_take(each, read) for each in column.columns])
+    return read[column.name]
 
 
 def _start_worker(index: int, count: int) -> None:

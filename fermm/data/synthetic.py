@@ -14,9 +14,9 @@ exercise and compare code: nothing measured on them says anything about real fac
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from fermm.data.faces import EMOTIONS, IMAGE_SIZE, POINTS, UNKNOWN_USAGE, Faces
-from fermm.data.landmarks import MIRROR
 from fermm.errors import InputError
+from fermm.faces import EMOTIONS, IMAGE_SIZE, MIRRORED_POINTS, POINTS, face_samples
+from fermm.samples import UNKNOWN_SPLIT, Samples
 
 BLOCK = 128  # faces drawn from one random stream; small enough for the caches
 
@@ -114,7 +114,7 @@ _HALF_FACE = (
 )
 _ALL = POINTS + 7
 # fmt: on
-_MIRROR = np.array([*MIRROR, *range(74, 67, -1)])  # point to its mirror image
+_MIRROR = np.array([*MIRRORED_POINTS, *range(74, 67, -1)])  # point to its mirror image
 _OUTLINE = (*range(17), *range(74, 67, -1))
 # Points above, points below and the least distance: strong moves must not push lids or lips through
 # each other.
@@ -156,7 +156,7 @@ _WEIGHTS = np.array(
 
 def draw(
     count: int, seed: int = 0, *, spoiled: float = 0.0, occluded: float = 0.1, noise: float = 6.0
-) -> Faces:
+) -> Samples:
     """Draws synthetic faces.
 
     Face i depends on `seed` and the keyword arguments but not on `count`: a larger set extends a
@@ -171,7 +171,7 @@ def draw(
         noise: mean standard deviation of the pixel noise, in grey levels; each face has its own.
 
     Returns:
-        Faces with labels uniform over EMOTIONS, `usage` unknown, `rows` 0 to count - 1 and
+        Samples with labels uniform over EMOTIONS, no official split, rows 0 to count - 1, and
         landmarks, float32 (N, 68, 2), whose whole numbers fall on pixel centres.
 
     Raises:
@@ -192,8 +192,8 @@ def draw(
         images[rows], labels[rows] = pictures[:size], emotions[:size]
         wrong = _misplace(points, seed, block)[:size]
         landmarks[rows] = np.where(spoil[rows, None, None], wrong, points[:size])
-    usage = np.full(count, UNKNOWN_USAGE, np.int8)
-    return Faces(images, labels, usage, np.arange(count, dtype=np.int64), landmarks)
+    official = np.full(count, UNKNOWN_SPLIT, np.int8)
+    return face_samples(images, labels, official, np.arange(count, dtype=np.int64), landmarks)
 
 
 def spoiled_rows(count: int, seed: int = 0, spoiled: float = 0.0) -> np.ndarray:

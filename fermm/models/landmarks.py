@@ -8,34 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fermm.faces import FACE_REGIONS
 from fermm.models.checks import require_rates, require_sizes
 from fermm.models.layers import at_least_float32, glorot_uniform, product
 from fermm.models.registry import register
 from fermm.models.types import Inputs, Outputs
 
-PARTS = {
-    "jaw": slice(0, 17),
-    "right_brow": slice(17, 22),
-    "left_brow": slice(22, 27),
-    "nose": slice(27, 36),
-    "right_eye": slice(36, 42),
-    "left_eye": slice(42, 48),
-    "mouth": slice(48, 61),
-    "lips": slice(61, 68),
-}
-"""The paper's face parts. In the iBUG 300-W mark-up the inner lip begins at 60, not 61: listing 5
-is off by one there, and a faithful network keeps its slices. (Listing 5 also swaps the names of the
-brows; here, as in iBUG, `right` is the subject's right.)"""
-
-
-# Row p tells the part of point p: (68, 8), ones and zeros.
-_PART_OF_POINT = np.repeat(
-    np.eye(len(PARTS), dtype=np.float32), [s.stop - s.start for s in PARTS.values()], axis=0
+# Row p tells the region of point p: (68, 8), ones and zeros.
+_REGION_OF_POINT = np.repeat(
+    np.eye(len(FACE_REGIONS), dtype=np.float32),
+    [s.stop - s.start for s in FACE_REGIONS.values()],
+    axis=0,
 )
 
 
-class PartLayer(nn.Module):
-    """The weights of one face part's layer: kernel (2, features), bias (features,)."""
+class RegionLayer(nn.Module):
+    """The weights of one face region's layer: kernel (2, features), bias (features,)."""
 
     features: int
 
@@ -49,14 +37,15 @@ class PartLayer(nn.Module):
 
 @register("nn2")
 class LandmarkNetwork(nn.Module):
-    """One small dense layer per face part, then dense layers over all of them, and a decision.
+    """One small dense layer per face region, then dense layers over all of them, and a decision.
 
-    Each part's layer maps every point (x, y) of the part to `point_features` numbers, with weights
-    shared by the part's points. With the paper's sizes: 210,439 parameters, 544 running statistics.
-    The input is raw pixel coordinates; batch normalisation after the parts takes care of the scale.
+    The layer of a region maps each of its points (x, y) to `point_features` numbers, with weights
+    shared by the points of the region. With the paper's sizes it has 210,439 parameters and 544
+    running statistics. The input is raw pixel coordinates; batch normalisation after the regions
+    takes care of the scale.
 
     Attributes:
-        point_features: units of each part's layer.
+        point_features: units of the layer of each region.
         hidden: units of the two hidden layers.
         features: units of the last sigmoid layer, the features that fusion uses.
         dropout: rate on the features.
@@ -83,8 +72,8 @@ class LandmarkNetwork(nn.Module):
         )
         require_rates(dropout=self.dropout)
         dense = functools.partial(nn.Dense, kernel_init=glorot_uniform, dtype=self.dtype)
-        for part in PARTS:
-            setattr(self, part, PartLayer(self.point_features))
+        for region in FACE_REGIONS:
+            setattr(self, region, RegionLayer(self.point_features))
         self.norm = nn.BatchNorm(momentum=0.99, epsilon=1e-3, dtype=at_least_float32(self.dtype))
         self.dense1, self.dense2 = (
             dense(h, dot_general=None if self.plain else product) for h in self.hidden
@@ -94,17 +83,17 @@ class LandmarkNetwork(nn.Module):
         self.logits = dense(self.classes, dtype=at_least_float32(self.dtype))
 
     def describe_points(self, landmarks: jax.Array) -> jax.Array:
-        """Landmarks, float (B, 68, 2) -> what their parts' layers say: (B, 68, point_features)."""
-        weights = jnp.stack([getattr(self, part)() for part in PARTS])
-        # Each point gets the weights of its part. All at once takes a small fraction of the time
+        """Landmarks, float (B, 68, 2) -> the outputs of their regions' layers, (B, 68, point_features)."""
+        weights = jnp.stack([getattr(self, region)() for region in FACE_REGIONS])
+        # Each point gets the weights of its region. All at once takes a small fraction of the time
         # of eight layers one after the other, whose products are tiny.
         weights = jnp.tensordot(
-            jnp.asarray(_PART_OF_POINT, weights.dtype),
-            weights.reshape(len(PARTS), -1),
+            jnp.asarray(_REGION_OF_POINT, weights.dtype),
+            weights.reshape(len(FACE_REGIONS), -1),
             axes=1,
             precision=jax.lax.Precision.HIGHEST,  # a choice, not to be rounded
         ).astype(self.dtype)
-        weights = weights.reshape(1, len(_PART_OF_POINT), 3, -1)
+        weights = weights.reshape(1, len(_REGION_OF_POINT), 3, -1)
         points = landmarks.astype(self.dtype)[..., None]
         x, y, one = weights[:, :, 0], weights[:, :, 1], weights[:, :, 2]
         return nn.sigmoid(points[:, :, 0] * x + points[:, :, 1] * y + one)

@@ -6,14 +6,15 @@
 
 What follows is for Beam: any runner whose workers have fermm installed and see --images, --out and
 --predictor under the same paths. The data set is what `fermm.data.dataset.prepare` makes, and in
-each example `quality`, see `fermm.data.landmarks.quality`; the directory that is printed at the end
-is given as config.data.path. Rows are those of the source, whatever the order in which a runner
-works: of image folders as `fermm.data.fer2013.read` orders them; of several CSVs one after the
+each example `landmark_quality`, see `fermm.data.landmarks.quality`. The directory that is printed
+at the end is given as config.data.path. Rows are those of the source, whatever the order in which a
+runner works: of image folders as `fermm.data.fer2013.read` orders them; of several CSVs one after the
 other, sorted by name, each of which one worker reads into memory.
 
 Beam is only imported here, and needs an environment of its own: it wants an older protobuf.
 """
 
+import dataclasses
 import glob
 import json
 import os
@@ -27,30 +28,22 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from fermm.data import fer2013, landmarks, tfds_builder
-from fermm.data.faces import Faces, Origin
 from fermm.errors import InputError
+from fermm.faces import EMOTIONS, FEATURES, LANDMARKS
 from fermm.paths import expand, whole
+from fermm.samples import Feature, Origin, Samples
 
 BLOCK = 256  # faces that go through the pipeline as one element
 
 
-class Block(NamedTuple):
-    """Consecutive faces of the source.
-
-    Attributes:
-        faces: with `rows` of the whole source.
-        quality: float32 (N,) of their landmarks, or None before they are found.
-    """
-
-    faces: Faces
-    quality: np.ndarray | None = None
+QUALITY = Feature((), "float32", "spread of the landmarks in pixels, see landmarks.quality", 0)
 
 
 class LargeFaces(tfds.core.GeneratorBasedBuilder):
-    """The data set of `Fer2013Landmarks` with `quality`, prepared by a Beam pipeline."""
+    """A prepared data set of faces with the feature `landmark_quality`, made by a Beam pipeline."""
 
-    VERSION = tfds_builder.Fer2013Landmarks.VERSION
-    RELEASE_NOTES = tfds_builder.Fer2013Landmarks.RELEASE_NOTES
+    VERSION = tfds_builder.PreparedSamples.VERSION
+    RELEASE_NOTES = tfds_builder.PreparedSamples.RELEASE_NOTES
     url_infos = None  # there is nothing to download
 
     def __init__(self, *, source: "Source", **kwargs: Any) -> None:
@@ -58,13 +51,18 @@ class LargeFaces(tfds.core.GeneratorBasedBuilder):
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        quality = tfds.features.Tensor(shape=(), dtype=np.float32)
+        described = {**FEATURES, "landmark_quality": QUALITY}
         return tfds_builder.Info(
             builder=self,
             description="Faces with the 68 landmarks of each, and the quality of these.",
-            features=tfds.features.FeaturesDict(tfds_builder.features() | {"quality": quality}),
+            features=tfds.features.FeaturesDict(tfds_builder.features(described, EMOTIONS)),
             metadata=tfds.core.MetadataDict(
-                origin=Origin(self._source.method, self._source.sha256)._asdict()
+                tfds_builder.describe(
+                    described,
+                    EMOTIONS,
+                    ("images",),
+                    Origin(self._source.method, self._source.sha256),
+                )
             ),
             # TFDS sorts by key, which is the row.
             disable_shuffling=True,
@@ -137,7 +135,7 @@ def _files(pattern: str) -> list[str]:
     return files
 
 
-def _decode(piece: tuple[int, list[fer2013.Picture]], root: str) -> Block:
+def _decode(piece: tuple[int, list[fer2013.Picture]], root: str) -> Samples:
     first, pictures = piece
     return _block(fer2013.read_pictures(root, pictures), first)
 
@@ -148,41 +146,38 @@ def _count(file: tuple[int, str]) -> tuple[int, int]:
         return index, sum(not line.isspace() for line in lines) - 1  # the header
 
 
-def _read(file: tuple[int, str], counts: Mapping[int, int]) -> Iterator[Block]:
+def _read(file: tuple[int, str], counts: Mapping[int, int]) -> Iterator[Samples]:
     index, path = file
-    faces = fer2013.read(path)
-    assert len(faces) == counts[index], path
+    samples = fer2013.read(path)
+    assert len(samples) == counts[index], path
     first = sum(counts[i] for i in range(index))
-    for start in range(0, len(faces), BLOCK):
-        rows = np.arange(start, min(start + BLOCK, len(faces)))
-        yield _block(faces.take(rows), first + start)
+    for start in range(0, len(samples), BLOCK):
+        rows = np.arange(start, min(start + BLOCK, len(samples)))
+        yield _block(samples.take(rows), first + start)
 
 
-def _block(faces: Faces, first: int) -> Block:
-    rows = np.arange(first, first + len(faces))
-    return Block(Faces(faces.images, faces.labels, faces.usage, rows))
+def _block(samples: Samples, first: int) -> Samples:
+    rows = np.arange(first, first + len(samples))
+    return dataclasses.replace(samples, rows=rows)
 
 
-def _find_landmarks(block: Block, method: str, predictor: str | None, sha256: str) -> Block:
+def _find_landmarks(samples: Samples, method: str, predictor: str | None, sha256: str) -> Samples:
     # The predictor is loaded once in each process, see `landmarks.extract`.
-    faces = block.faces
-    found = landmarks.extract(faces.images, method, predictor=predictor, sha256=sha256)
-    return Block(Faces(faces.images, faces.labels, faces.usage, faces.rows, found))
+    images = samples.features["images"]
+    found = landmarks.extract(images, method, predictor=predictor, sha256=sha256)
+    return samples.with_feature("landmarks", LANDMARKS, found)
 
 
-def _add_quality(block: Block, method: str, predictor: str | None, sha256: str) -> Block:
+def _add_quality(samples: Samples, method: str, predictor: str | None, sha256: str) -> Samples:
     del sha256  # looked at when the landmarks were found
-    faces = block.faces
-    assert faces.landmarks is not None
-    return Block(
-        faces, landmarks.quality(faces.images, faces.landmarks, method, predictor=predictor)
-    )
+    images, found = (samples.features[name] for name in ("images", "landmarks"))
+    quality = landmarks.quality(images, found, method, predictor=predictor)
+    return samples.with_feature("landmark_quality", QUALITY, quality)
 
 
-def _examples(block: Block) -> Iterator[tuple[int, dict[str, Any]]]:
-    assert block.quality is not None
-    for i, row in enumerate(block.faces.rows.tolist()):
-        yield row, tfds_builder.example(block.faces, i) | {"quality": block.quality[i]}
+def _examples(samples: Samples) -> Iterator[tuple[int, dict[str, Any]]]:
+    for i, row in enumerate(samples.rows.tolist()):
+        yield row, tfds_builder.example(samples, i)
 
 
 def prepare(source: Source, out: str | os.PathLike[str], options: Any = None) -> Path:
