@@ -16,13 +16,15 @@ import numpy as np
 from fermm import models
 from fermm.data import dataset
 from fermm.data import landmarks as landmarks_lib
-from fermm.data.faces import as_images, as_landmarks
+from fermm.data.stream import compute
 from fermm.errors import InputError
+from fermm.faces import FEATURES, IMAGES
 from fermm.models.types import shapes
 from fermm.paths import expand
+from fermm.samples import DERIVED, Feature, as_column
 from fermm.train import checkpoint, devices
 
-BATCH = 256  # faces in the largest batch; fewer are padded to the next power of two
+BATCH = 256  # samples in the largest batch; fewer are padded to the next power of two
 
 
 class Network:
@@ -33,13 +35,14 @@ class Network:
 
     Attributes:
         name: as in `config.networks`.
-        labels: the 7 emotions, in the order of the probabilities.
+        classes: the names of the classes, in the order of the probabilities.
         config: the config of its run, a nested dict.
         meta: everything else the checkpoint says: seed, epoch, history, versions, data, and the
             predictor that found its landmarks, {"path": ..., "sha256": ...}, or None.
         module: the Flax module.
         variables: {"params": ..., "batch_stats": ...}, nested dicts of NumPy arrays.
-        inputs: what it needs, "images" and/or "landmarks".
+        inputs: the features that it reads, such as "images" and "landmarks".
+        described: by name, what each of these is, see `fermm.samples.Feature`.
     """
 
     def __init__(
@@ -47,23 +50,25 @@ class Network:
     ) -> None:
         self.meta = saved.meta
         self.name: str = saved.meta["network"]
-        self.labels: tuple[str, ...] = tuple(saved.meta["labels"])
+        self.classes: tuple[str, ...] = tuple(saved.meta["classes"])
         self.config: dict[str, Any] = saved.meta["config"]
         self.module = module
         self.variables = saved.variables
-        self.inputs: tuple[str, ...] = module.inputs
+        self.inputs: tuple[str, ...] = tuple(module.inputs)
+        self.described = features_of(saved.meta)
         self._given_predictor = predictor
         self._device_variables = jax.device_put(saved.variables)
         self._compute = jax.jit(lambda variables, inputs: _results(self.apply(variables, inputs)))
-        # A fusion in two halves: the image network works while dlib looks for the landmarks.
-        self._encode_images = jax.jit(
-            lambda variables, images: module.apply(
-                variables, {"images": images}, method=lambda m, x: m.image.encode(x, train=False)
-            )
+        # A fusion in two halves: the members that can work do so while dlib looks for landmarks.
+        self._encode = jax.jit(
+            lambda variables, inputs, only: module.apply(
+                variables, inputs, train=False, only=only, method="encode"
+            ),
+            static_argnames="only",
         )
-        self._decide = jax.jit(
-            lambda variables, embedded, landmarks: _results(
-                self.module.apply(variables, embedded, {"landmarks": landmarks}, method=_decide)
+        self._classify = jax.jit(
+            lambda variables, embedding: _results(
+                self.module.apply(variables, embedding, train=False, method="classify")
             )
         )
 
@@ -71,7 +76,7 @@ class Network:
         count = sum(x.size for x in jax.tree.leaves(self.variables["params"]))
         return (
             f"<fermm network {self.name!r}, seed {self.meta['seed']}, epoch {self.meta['epoch']}: "
-            f"{' and '.join(self.inputs)} -> {len(self.labels)} emotions; {count:,} parameters>"
+            f"{' and '.join(self.inputs)} -> {len(self.classes)} classes; {count:,} parameters>"
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -100,40 +105,44 @@ class Network:
         """
         return self.module.apply(variables, inputs, **kwargs)
 
-    def predict(self, images: Any = None, landmarks: Any = None) -> np.ndarray:
-        """What the network decides about faces.
+    def predict(self, images: Any = None, landmarks: Any = None, **features: Any) -> np.ndarray:
+        """What the network decides about samples.
+
+        A feature that the network reads and that is not given is computed from those that are, if
+        there is a way: landmarks from images as `find_landmarks` does, others by the function that
+        is registered for them.
 
         Args:
             images: integers from 0 to 255, at best uint8, grey levels: (N, 48, 48) or
                 (N, 48, 48, 1) for any N, or one face, (48, 48). An array or nested lists.
             landmarks: float32 (N, 68, 2), x and y in pixels of the 48x48 frame, or those of one
-                face, (68, 2). A network that needs them and gets none finds them in the images, as
-                `find_landmarks` does.
+                face, (68, 2).
+            features: others by name, (N, ...), or of one sample.
 
         Returns:
-            float32 (N, 7), probabilities in the order of `labels`; (1, 7) for one face.
+            float32 (N, K), probabilities in the order of `classes`; (1, K) for one sample.
 
         Raises:
-            InputError: what the network needs is missing, or has another type or shape; a grey
-                level is outside of 0 to 255, or a landmark is no finite number; or the predictor
-                that found the landmarks in training is not at hand.
+            InputError: what the network needs is missing, or has another type or shape; a value is
+                outside of its range or not a finite number; or the predictor that found the
+                landmarks in training is not at hand.
         """
-        return self._run("probabilities", images, landmarks)
+        return self._run("probabilities", {"images": images, "landmarks": landmarks, **features})
 
-    def features(self, images: Any = None, landmarks: Any = None) -> np.ndarray:
-        """What the last layer decides from, for the same faces as `predict` takes.
+    def features(self, images: Any = None, landmarks: Any = None, **features: Any) -> np.ndarray:
+        """What the last layer decides from, for the same samples as `predict` takes.
 
         Args:
-            images, landmarks: as `predict` takes them.
+            images, landmarks, features: as `predict` takes them.
 
         Returns:
             float32 (N, F). With the paper's sizes F is 16; a fusion of decisions has the 14
-            probabilities of its two networks.
+            probabilities of its two members.
 
         Raises:
             InputError: as `predict`.
         """
-        return self._run("features", images, landmarks)
+        return self._run("features", {"images": images, "landmarks": landmarks, **features})
 
     @devices.in_float32
     def find_landmarks(self, images: Any) -> np.ndarray:
@@ -149,7 +158,7 @@ class Network:
             InputError: the images are no such faces, the predictor of the training is not at hand,
                 or the network was trained on landmarks that no predictor found.
         """
-        images = as_images(images)
+        images = as_column("images", IMAGES, images)
         self._check_extraction()
         return landmarks_lib.extract(
             images,
@@ -160,41 +169,44 @@ class Network:
 
     @devices.in_float32
     def warm_up(self, sizes: int | Iterable[int] = (1, BATCH)) -> None:
-        """Compiles ahead what `predict` and `features` need, which else takes their first calls.
+        """Compiles ahead what `predict` needs, which otherwise takes time in its first calls.
 
-        Faces are padded to a power of two, and cut into batches of BATCH: each of these sizes is
+        Samples are padded to a power of two and cut into batches of BATCH: each of these sizes is
         compiled once, which takes about a second. Where the network's predictor is at hand, both
         the way with landmarks and the way without are compiled, and the predictor is loaded.
 
         Args:
-            sizes: numbers of faces, N, that later calls will have; or one such number.
+            sizes: numbers of samples, N, that later calls will have; or one such number.
 
         Raises:
-            InputError: one is no whole number from 1.
+            InputError: one is not an integer from 1.
         """
         counts = [sizes] if isinstance(sizes, numbers.Integral) else list(sizes)  # type: ignore[arg-type]
         for count in counts:
             if not isinstance(count, numbers.Integral) or isinstance(count, bool) or count < 1:
-                raise InputError(f"sizes: {count!r} is not a number of faces, from 1")
-        ways = [False]
+                raise InputError(f"sizes: {count!r} is not a number of samples, from 1")
+        ways = [self.inputs]
         if "landmarks" in self.inputs:
             try:
                 self._check_extraction()
                 _ = self._predictor
-                ways.append(True)
+                others = (name for name in self.inputs if name != "landmarks")
+                ways.append(tuple(dict.fromkeys(("images", *others))))
             except InputError:
                 pass  # the images alone will not be enough
         for padded in sorted({padded for count in counts for _, _, padded in _batches(int(count))}):
-            for extracts in ways:
-                names = ("images",) if extracts else self.inputs
-                faces = {k: np.zeros(x.shape, x.dtype) for k, x in shapes(names, padded).items()}
-                jax.block_until_ready(self._run_batch(faces, 1, extracts))
+            for given in ways:
+                described = {**FEATURES, **self.described}
+                part = {
+                    name: np.zeros(x.shape, x.dtype)
+                    for name, x in shapes(described, given, padded).items()
+                }
+                jax.block_until_ready(self._run_batch(part, 1))
 
     @devices.in_float32
-    def _run(self, wanted: str, images: Any, landmarks: Any) -> np.ndarray:
-        """`wanted` of `_results`, float32 (N, ...), for all faces, batch after batch."""
-        inputs = self._check(images, landmarks)
-        extracts = "landmarks" in self.inputs and landmarks is None
+    def _run(self, wanted: str, given: Mapping[str, Any]) -> np.ndarray:
+        """`wanted` of `_results`, float32 (N, ...), for all samples, batch after batch."""
+        inputs = self._check({name: x for name, x in given.items() if x is not None})
         waiting: list[tuple[int, jax.Array]] = []
         results: list[np.ndarray] = []
 
@@ -204,53 +216,88 @@ class Network:
 
         for start, size, padded in _batches(len(next(iter(inputs.values())))):
             part = {name: _pad(x[start : start + size], padded) for name, x in inputs.items()}
-            waiting.append((size, self._run_batch(part, size, extracts)[wanted]))
+            waiting.append((size, self._run_batch(part, size)[wanted]))
             if len(waiting) > 1:  # one is computed while the next is prepared
                 collect()
         while waiting:
             collect()
         return np.concatenate(results)
 
-    def _run_batch(
-        self, part: dict[str, np.ndarray], size: int, extracts: bool
-    ) -> dict[str, jax.Array]:
-        """Begins to compute `_results` for a batch of padded inputs.
+    def _run_batch(self, part: dict[str, np.ndarray], size: int) -> dict[str, jax.Array]:
+        """Begins to compute `_results` for a batch.
 
         Args:
-            part: what the network needs; if `extracts`, images alone.
-            size: how many of its faces are none of the padding.
-            extracts: look for landmarks in the images.
+            part: padded features, from which those that are missing are computed.
+            size: how many of the samples are not padding.
         """
         variables = self._device_variables
-        if not extracts:
-            return self._compute(variables, part)
-        images = part["images"]
+        missing = [name for name in self.inputs if name not in part]
+        if not missing:
+            return self._compute(variables, {name: part[name] for name in self.inputs})
+        embedding: dict[str, Any] = {}
+        late: tuple[str, ...] = ()
         if isinstance(self.module, models.Fusion):
-            embedded = self._encode_images(variables, images)
-            found = self.find_landmarks(images[:size])
-            return self._decide(variables, embedded, _pad(found, len(images)))
-        found = _pad(self.find_landmarks(images[:size]), len(images))
-        both = {"images": images, "landmarks": found}
-        return self._compute(variables, {name: both[name] for name in self.inputs})
+            members = self.module.members
+            ready = tuple(name for name, m in members.items() if set(m.inputs) <= part.keys())
+            late = tuple(name for name in members if name not in ready)
+            if ready:
+                embedding = self._encode(variables, _only(part, self.module, ready), only=ready)
+        known = {name: x[:size] for name, x in part.items()}
+        for name in missing:
+            known[name] = self._derive(name, known)
+        count = len(next(iter(part.values())))
+        inputs = {name: part.get(name, _pad(known[name], count)) for name in self.inputs}
+        if not late:
+            return self._compute(variables, inputs)
+        rest = self._encode(variables, _only(inputs, self.module, late), only=late)
+        return self._classify(variables, {**embedding, **rest})
 
-    def _check(self, images: Any, landmarks: Any) -> dict[str, np.ndarray]:
-        """What the network is to compute on; images alone where landmarks have to be found."""
-        given: dict[str, np.ndarray] = {}
-        if images is not None:
-            given["images"] = as_images(images)
-        if landmarks is not None:
-            given["landmarks"] = as_landmarks(landmarks)
-        if "landmarks" in self.inputs and landmarks is None and images is not None:
+    def _derive(self, name: str, known: dict[str, np.ndarray]) -> np.ndarray:
+        """The feature `name` of samples of which others are known; these are added to `known`."""
+        if name in known:
+            return known[name]
+        if name == "landmarks":
+            known[name] = self.find_landmarks(known["images"])
+        else:
+            values = [self._derive(needed, known) for needed in DERIVED[name].reads]
+            known[name] = compute(name, values)
+        return known[name]
+
+    def _check(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """What is needed of `given`, as arrays; the missing features can be computed from it."""
+        needed: dict[str, None] = {}
+        for name in self.inputs:
+            self._look_for(name, given, needed)
+        described = {name: derived.feature for name, derived in DERIVED.items()}
+        described |= {**FEATURES, **self.described}
+        for name in given:
+            if name not in described:
+                raise InputError(
+                    f"the network {self.name!r} reads {', '.join(self.inputs)}, not {name!r}"
+                )
+        arrays = {name: as_column(name, described[name], given[name]) for name in needed}
+        counts = {name: len(x) for name, x in arrays.items()}
+        if len(set(counts.values())) > 1:
+            raise InputError(f"there must be as many of each feature; there are {counts}")
+        return arrays
+
+    def _look_for(self, name: str, given: Mapping[str, Any], needed: dict[str, None]) -> None:
+        """Adds to `needed` what of `given` the feature `name` can be taken or computed from.
+
+        Raises:
+            InputError: it is not given, and cannot be computed.
+        """
+        if name in given:
+            needed[name] = None
+        elif name == "landmarks" and "images" in given:
             self._check_extraction()
             _ = self._predictor
-            return {"images": given["images"]}
-        for name in self.inputs:
-            if name not in given:
-                raise InputError(f"the network {self.name!r} needs {name}: give {name}=...")
-        counts = {name: len(given[name]) for name in self.inputs}
-        if len(set(counts.values())) > 1:
-            raise InputError(f"as many landmarks as images, please: there are {counts}")
-        return {name: given[name] for name in self.inputs}
+            needed["images"] = None
+        elif name in DERIVED:
+            for read in DERIVED[name].reads:
+                self._look_for(read, given, needed)
+        else:
+            raise InputError(f"the network {self.name!r} needs {name}: give {name}=...")
 
     def _check_extraction(self) -> None:
         """That landmarks can be found by the method with which the network was trained."""
@@ -290,20 +337,23 @@ class Network:
         )
 
 
-def _decide(module: models.Fusion, embedded: Any, inputs: models.Inputs) -> models.Outputs:
-    found = module.landmarks.encode(inputs, train=False)
-    return module.classify({"image": embedded, "landmarks": found}, train=False)
+def _only(
+    inputs: Mapping[str, Any], fusion: models.Fusion, members: Iterable[str]
+) -> dict[str, Any]:
+    """What some members of a fusion read."""
+    names = {name for member in members for name in fusion.members[member].inputs}
+    return {name: inputs[name] for name in sorted(names)}
 
 
 def _results(outputs: Any) -> dict[str, jax.Array]:
-    """What is computed of `Outputs`: {"probabilities": (B, 7), "features": (B, F)}."""
+    """What is computed of `Outputs`: {"probabilities": (B, K), "features": (B, F)}."""
     return {"probabilities": jax.nn.softmax(outputs.logits), "features": outputs.features}
 
 
 def _batches(count: int) -> Iterator[tuple[int, int, int]]:
-    """Where each batch of so many faces starts, how many it has, and to how many it is padded.
+    """Where each batch of so many samples starts, how many it has, and to how many it is padded.
 
-    No faces are one batch of none, padded to one: so that its results have their shape.
+    No samples are one batch of none, padded to one: so that its results have their shape.
     """
     for start in range(0, max(count, 1), BATCH):
         size = min(count - start, BATCH)
@@ -357,7 +407,9 @@ def restore(
     if seed is not None and saved.meta["seed"] != seed:
         raise InputError(f"{where}: is of seed {saved.meta['seed']}, not {seed}")
     module = models.build(saved.meta["spec"], plain=plain)
-    expected = jax.eval_shape(module.init, jax.random.key(0), shapes(module.inputs))
+    expected = jax.eval_shape(
+        module.init, jax.random.key(0), shapes(features_of(saved.meta), module.inputs)
+    )
     checkpoint.check_tree(expected, saved.variables, str(where))
     given = None
     if predictor is not None and "landmarks" in module.inputs:
@@ -368,6 +420,11 @@ def restore(
             )
         landmarks_lib.find_predictor(given, saved.meta["predictor"]["sha256"])
     return Network(module, saved, given)
+
+
+def features_of(meta: Mapping[str, Any]) -> dict[str, Feature]:
+    """The features that a checkpoint's network reads, by name, from its `meta`."""
+    return {name: Feature.from_json(value) for name, value in meta["features"].items()}
 
 
 def _as_seed(seed: Any) -> int | None:

@@ -255,8 +255,8 @@ def _read_landmarks(path: str, samples: Samples) -> np.ndarray:
         at = differs[0]
         raise InputError(
             f"{path}: row {samples.rows[at]} (the first is 0) has emotion {labels[at]}, "
-            f"but the face there has {samples.labels[at]}: use the CSV that was made from this source, in its "
-            "order"
+            f"but the face there has {samples.labels[at]}: use the CSV that was made from this "
+            "source, in its order"
         )
     return landmarks
 

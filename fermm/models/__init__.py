@@ -5,9 +5,9 @@ Every network has two halves: `encode` (inputs -> embedding, the expensive one) 
 the first may be computed once.
 """
 
-from fermm.models.building import build, is_fusion
+from fermm.models.building import build, complete, is_fusion
 from fermm.models.freezing import Frozen, frozen_layers
-from fermm.models.fusion import DecisionHead, FeatureHead, Fusion
+from fermm.models.fusion import DecisionHead, FeatureHead, Fusion, Members
 from fermm.models.image import ImageNetwork
 from fermm.models.landmarks import LandmarkNetwork
 from fermm.models.registry import register, register_head
@@ -21,8 +21,10 @@ __all__ = [
     "ImageNetwork",
     "Inputs",
     "LandmarkNetwork",
+    "Members",
     "Outputs",
     "build",
+    "complete",
     "frozen_layers",
     "is_fusion",
     "register",

@@ -2,7 +2,7 @@
 
 A spec says how to build a network, in types that JSON has:
 `{"model": "nn1", "arguments": {...}}`, or, for a fusion,
-`{"head": "decision", "arguments": {...}, "image": spec, "landmarks": spec}`.
+`{"head": "decision", "arguments": {...}, "members": {"image": spec, "landmarks": spec}}`.
 """
 
 import difflib
@@ -12,14 +12,14 @@ from typing import Any
 import flax.linen as nn
 
 from fermm.errors import InputError
-from fermm.models.fusion import MODALITIES, Fusion
+from fermm.models.fusion import Fusion, Members
 from fermm.models.registry import HEADS, NETWORKS
 
 Spec = Mapping[str, Any]
 
 
 def is_fusion(spec: Spec) -> bool:
-    """Whether the spec, or a network's config section, describes a fusion."""
+    """Whether the spec describes a fusion."""
     return "head" in spec
 
 
@@ -28,31 +28,57 @@ def build(spec: Spec, trained: Collection[str] | None = None, *, plain: bool = F
 
     Args:
         spec: see the module's docstring.
-        trained: paths of the parameters that will be trained, None for all. A part of a fusion of
+        trained: paths of the parameters that will be trained, None for all. A member of a fusion of
             which none is trained passes no gradient.
-        plain: build it of operations that `jax.export` (with a symbolic number of faces) and
+        plain: build it of operations that `jax.export` (with a symbolic number of samples) and
             converters to other formats know: nothing depends on the platform, and no form is
             chosen for speed. The parameters are the same, the logits too up to rounding. A network
             of your own is told so if it has a field `plain`.
 
     Raises:
-        InputError: a name that nothing registered, or arguments that the network does not have.
+        InputError: a name that nothing registered, arguments that the network does not have, or a
+            member whose name cannot be that of a member.
     """
     if not is_fusion(spec):
         return _construct(NETWORKS, "model", spec, plain)
-    below: dict[str, Collection[str] | None] = dict.fromkeys(MODALITIES)
-    if trained is not None:
-        for part in MODALITIES:
-            below[part] = [p for p in trained if p.startswith(f"{part}/")]
-    frozen = tuple(part for part in MODALITIES if below[part] == [])
-    image, landmarks = (build(spec[part], below[part], plain=plain) for part in MODALITIES)
-    return Fusion(image, landmarks, _construct(HEADS, "head", spec, plain), frozen=frozen)
+    members, frozen = {}, []
+    for name, member in spec["members"].items():
+        _check_name(name)
+        below = None
+        if trained is not None:
+            below = [path.partition("/")[2] for path in trained if path.startswith(f"{name}/")]
+            frozen += [] if below else [name]
+        members[name] = build(member, below, plain=plain)
+    return Fusion(Members(members), _construct(HEADS, "head", spec, plain), frozen=tuple(frozen))
 
 
-def _construct(
-    registry: dict[str, type[nn.Module]], key: str, spec: Spec, plain: bool
-) -> nn.Module:
-    name = spec[key]
+def complete(spec: Spec, classes: int) -> dict[str, Any]:
+    """The spec of a network that decides between so many classes.
+
+    A network or head with a field `classes` gets their number, unless its arguments have one.
+
+    Raises:
+        InputError: a name that nothing registered.
+    """
+    key, registry = ("head", HEADS) if is_fusion(spec) else ("model", NETWORKS)
+    cls = _find(registry, key, spec[key])
+    arguments = dict(spec["arguments"])
+    if "classes" in cls.__dataclass_fields__:
+        arguments.setdefault("classes", classes)
+    return {**spec, "arguments": arguments}
+
+
+def _check_name(name: str) -> None:
+    if (
+        not name.isidentifier()
+        or name.startswith("_")
+        or hasattr(Fusion, name)
+        or name in (*("members", "head", "frozen", "parent", "name"),)
+    ):
+        raise InputError(f"a member cannot be called {name!r}; choose another name")
+
+
+def _find(registry: dict[str, type[nn.Module]], key: str, name: str) -> type[nn.Module]:
     if name not in registry:
         near = difflib.get_close_matches(name, registry, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -60,7 +86,14 @@ def _construct(
             f"{key} {name!r} is not registered (known: {', '.join(sorted(registry))}).{hint} "
             f"If it is your own, import the module that registers it first."
         )
-    cls = registry[name]
+    return registry[name]
+
+
+def _construct(
+    registry: dict[str, type[nn.Module]], key: str, spec: Spec, plain: bool
+) -> nn.Module:
+    name = spec[key]
+    cls = _find(registry, key, name)
     known = {field for field in cls.__dataclass_fields__ if field not in ("parent", "name")}
     arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in spec["arguments"].items()}
     for argument in arguments:

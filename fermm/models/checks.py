@@ -5,7 +5,7 @@ Both are told in one line before anything is computed.
 
 import contextlib
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fermm.errors import InputError
-from fermm.models.types import INPUTS, Outputs, shapes
+from fermm.models.types import Outputs, shapes
+from fermm.samples import Feature
 
 _PACKAGE = Path(__file__).parent.parent
-_FACES = 5  # of the batch that a network is tried with: no other axis is likely to be as long
+_COUNT = (
+    5  # samples in the batch that a network is tried with: no other axis is likely to be as long
+)
 
 
 def require_sizes(count: int | None = None, **sizes: Any) -> None:
@@ -66,30 +69,36 @@ def require_images(images: Any) -> None:
         )
 
 
-def check_network(module: nn.Module, classes: int) -> dict[str, Any]:
+def check_network(
+    module: nn.Module, features: Mapping[str, Feature], classes: int
+) -> dict[str, Any]:
     """Checks that a network does what training and evaluation ask of one; computes nothing.
 
     Args:
         module: the network or fusion.
+        features: what the data have.
         classes: how many logits it needs.
 
     Returns:
         The shapes and types of its variables.
 
     Raises:
-        InputError: it lacks a method, reads an input that there is not, raises something itself,
+        InputError: it lacks a method, reads a feature that there is not, raises something itself,
             or returns arrays of other shapes or types than it has to.
     """
+    known = ", ".join(features)
     names = getattr(module, "inputs", None)
     if not isinstance(names, tuple | list) or not names:
-        raise InputError(f"its class needs `inputs`, a tuple with some of {', '.join(INPUTS)}")
+        raise InputError(f"its class needs `inputs`, a tuple with some of {known}")
     for name in names:
-        if name not in INPUTS:
-            raise InputError(f"it reads {name!r}, which no data has; there are {', '.join(INPUTS)}")
+        if name not in features:
+            raise InputError(
+                f"it reads the feature {name!r}, which the data do not have; they have {known}"
+            )
     for method in ("encode", "classify", "__call__"):
         if not callable(getattr(type(module), method, None)):
             raise InputError(f"its class needs the method `{method}`, see docs/extending.md")
-    inputs = shapes(names, _FACES)
+    inputs = shapes(features, names, _COUNT)
     with telling("cannot be initialised"):
         variables = jax.eval_shape(module.init, jax.random.key(0), inputs)
     for collection in variables:
@@ -121,16 +130,16 @@ def check_network(module: nn.Module, classes: int) -> dict[str, Any]:
         embedding = jax.eval_shape(encode, variables, inputs)
     for x in (leaves := jax.tree.leaves(embedding)):
         _require_array(x, "`encode`")
-        if x.shape[:1] != (_FACES,):
+        if x.shape[:1] != (_COUNT,):
             raise InputError(
-                f"`encode` returns {_of(x)} for {_FACES} faces: the first axis is that of the faces"
+                f"`encode` returns {_of(x)} for {_COUNT} samples: the first axis is theirs"
             )
     if not leaves:
         raise InputError("`encode` returns no array")
     with telling("`classify` fails with train=False"):
         outputs = jax.eval_shape(classify, variables, embedding)
     _check_outputs(outputs, "`classify`", classes)
-    mask = jax.ShapeDtypeStruct((_FACES,), jnp.bool_)
+    mask = jax.ShapeDtypeStruct((_COUNT,), jnp.bool_)
     with telling("fails in training (train=True, with a mask)"):
         outputs, changed = jax.eval_shape(train, variables, inputs, mask, jax.random.key(0))
     _check_outputs(outputs, "`__call__`", classes)
@@ -152,10 +161,10 @@ def _check_outputs(outputs: Any, method: str, classes: int) -> None:
         )
     for name, x in outputs._asdict().items():
         _require_array(x, f"{method}, as {name},")
-        if len(x.shape) != 2 or x.shape[0] != _FACES or not jnp.issubdtype(x.dtype, jnp.floating):
+        if len(x.shape) != 2 or x.shape[0] != _COUNT or not jnp.issubdtype(x.dtype, jnp.floating):
             raise InputError(
-                f"{method} returns {name} as {_of(x)} for {_FACES} faces, needs floating-point "
-                f"numbers ({_FACES}, {'...' if name == 'features' else classes})"
+                f"{method} returns {name} as {_of(x)} for {_COUNT} samples, needs floating-point "
+                f"numbers ({_COUNT}, {'...' if name == 'features' else classes})"
             )
     if outputs.logits.shape[1] != classes:
         raise InputError(f"{method} returns {outputs.logits.shape[1]} logits for {classes} classes")

@@ -1,7 +1,7 @@
-"""The fusion networks (paper, section 5.2.4, figures 8 and 9, listing 8)."""
+"""The fusion of networks, and the paper's two heads (section 5.2.4, figures 8 and 9, listing 8)."""
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,57 +12,88 @@ from fermm.models.layers import glorot_uniform
 from fermm.models.registry import register_head
 from fermm.models.types import Inputs, Outputs
 
-MODALITIES = ("image", "landmarks")
+
+class Members(Mapping[str, nn.Module]):
+    """The members of a fusion by name.
+
+    Not a dict, in which Linen would look for modules and call their parameters `members_<name>`.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        self._modules = dict(modules)
+
+    def __getitem__(self, name: str) -> nn.Module:
+        return self._modules[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def __repr__(self) -> str:
+        return repr(self._modules)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._modules.items()))
 
 
 class Fusion(nn.Module):
-    """Two networks and a head that decides from what they return.
+    """Networks, the members, and a head that decides from what they return.
 
-    The parameters stand under `image/`, `landmarks/` and `head/`.
+    The parameters stand under `<member>/` and `head/`. A member may be a fusion itself.
 
-    As in Keras, a frozen network keeps its dropout in training: freezing stops its updates and puts
+    As in Keras, a frozen member keeps its dropout in training: freezing stops its updates and puts
     its batch normalisation in inference mode, nothing else. So a head is trained on landmark
     features with dropout.
 
     Attributes:
-        image: network that reads the images.
-        landmarks: network that reads the landmarks.
-        head: module called as `head({"image": Outputs, "landmarks": Outputs}, train=...)` that
-            returns `Outputs`.
-        frozen: which of "image" and "landmarks" pass no gradient.
+        members: the networks by name.
+        head: module called as `head({member: Outputs}, train=...)` that returns `Outputs`.
+        frozen: the members that pass no gradient.
     """
 
-    inputs: ClassVar[tuple[str, ...]] = ("images", "landmarks")
-
-    image: nn.Module
-    landmarks: nn.Module
+    members: Members
     head: nn.Module
     frozen: tuple[str, ...] = ()
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The features that any member reads."""
+        names = (name for member in self.members.values() for name in member.inputs)
+        return tuple(dict.fromkeys(names))
+
+    def setup(self) -> None:
+        for name, member in self.members.items():
+            setattr(self, name, member.clone(name=None, parent=None))
+
     def encode(
-        self, inputs: Inputs, *, train: bool, mask: jax.Array | None = None
-    ) -> dict[str, jax.Array]:
-        """Both inputs -> both embeddings, {"image": (B, F1), "landmarks": (B, F2)}."""
+        self,
+        inputs: Inputs,
+        *,
+        train: bool,
+        mask: jax.Array | None = None,
+        only: tuple[str, ...] | None = None,
+    ) -> dict[str, Any]:
+        """The features of samples -> the embedding of each member, or of those in `only`."""
         embeddings = {}
-        for name in MODALITIES:
+        for name in self.members if only is None else only:
             training = train and name not in self.frozen
             x = getattr(self, name).encode(inputs, train=training, mask=mask)
             embeddings[name] = jax.lax.stop_gradient(x) if name in self.frozen else x
         return embeddings
 
-    def classify(self, embedding: Mapping[str, jax.Array], *, train: bool) -> Outputs:
-        """Both embeddings -> the head's features and logits."""
-        return self.head(self.classify_parts(embedding, train=train), train=train)
+    def classify(self, embedding: Mapping[str, Any], *, train: bool) -> Outputs:
+        """The embeddings of all members -> the head's features and logits."""
+        return self.head(self.classify_members(embedding, train=train), train=train)
 
-    def classify_parts(
-        self, embedding: Mapping[str, jax.Array], *, train: bool
-    ) -> dict[str, Outputs]:
-        """Both embeddings -> what each network says by itself."""
-        parts = {}
-        for name in MODALITIES:
-            part = getattr(self, name).classify(embedding[name], train=train)
-            parts[name] = jax.lax.stop_gradient(part) if name in self.frozen else part
-        return parts
+    def classify_members(self, embedding: Mapping[str, Any], *, train: bool) -> dict[str, Outputs]:
+        """The embeddings of all members -> what each member decides by itself."""
+        outputs = {}
+        for name in self.members:
+            own = getattr(self, name).classify(embedding[name], train=train)
+            outputs[name] = jax.lax.stop_gradient(own) if name in self.frozen else own
+        return outputs
 
     def __call__(
         self, inputs: Inputs, *, train: bool = False, mask: jax.Array | None = None
@@ -73,37 +104,42 @@ class Fusion(nn.Module):
 
 @register_head("decision")
 class DecisionHead(nn.Module):
-    """One dense layer over the two softmax decisions: 105 parameters."""
+    """One dense layer over the softmax decisions of the members.
+
+    Over two members that decide between seven classes, as in the paper, it has 105 parameters.
+    """
 
     classes: int = 7
 
     @nn.compact
-    def __call__(self, parts: Mapping[str, Outputs], *, train: bool) -> Outputs:
-        """{"image": Outputs, "landmarks": Outputs} -> Outputs."""
+    def __call__(self, members: Mapping[str, Outputs], *, train: bool) -> Outputs:
+        """{member: Outputs} -> Outputs."""
         require_sizes(classes=self.classes)
-        decisions = [nn.softmax(parts[name].logits) for name in MODALITIES]
+        decisions = [nn.softmax(outputs.logits) for outputs in members.values()]
         x = jnp.concatenate(decisions, axis=-1)
         return Outputs(x, nn.Dense(self.classes, kernel_init=glorot_uniform, name="logits")(x))
 
 
 @register_head("feature")
 class FeatureHead(nn.Module):
-    """Two linear layers over the two feature vectors, and a decision: 3,271 parameters.
+    """Two linear layers over the features of the members, and a decision.
+
+    Over two members with 16 features each, as in the paper, it has 3,271 parameters.
 
     Attributes:
-        hidden: units of the two layers, which have no activation function (listing 8).
-        classes: emotions.
+        hidden: units of the layers, which have no activation function (listing 8).
+        classes: how many there are.
     """
 
-    hidden: tuple[int, int] = (64, 16)
+    hidden: tuple[int, ...] = (64, 16)
     classes: int = 7
 
     @nn.compact
-    def __call__(self, parts: Mapping[str, Outputs], *, train: bool) -> Outputs:
-        """{"image": Outputs, "landmarks": Outputs} -> Outputs."""
+    def __call__(self, members: Mapping[str, Outputs], *, train: bool) -> Outputs:
+        """{member: Outputs} -> Outputs."""
         require_sizes(0, hidden=self.hidden)
         require_sizes(classes=self.classes)
-        x = jnp.concatenate([parts[name].features for name in MODALITIES], axis=-1)
+        x = jnp.concatenate([outputs.features for outputs in members.values()], axis=-1)
         for i, units in enumerate(self.hidden, start=1):
             x = nn.Dense(units, kernel_init=glorot_uniform, name=f"dense{i}")(x)
         return Outputs(x, nn.Dense(self.classes, kernel_init=glorot_uniform, name="logits")(x))

@@ -32,7 +32,7 @@ class ImageNetwork(nn.Module):
         filters: the channels of the three convolutions.
         hidden: units of the relu layer.
         features: units of the sigmoid layer, the features that fusion uses.
-        classes: emotions.
+        classes: how many there are.
         dtype: what the layers compute in, e.g. "bfloat16". Whatever it is, parameters are float32,
             and features and logits no narrower than that.
         plain: use only operations that exporters and converters know, see `models.build`.

@@ -49,7 +49,7 @@ class LandmarkNetwork(nn.Module):
         hidden: units of the two hidden layers.
         features: units of the last sigmoid layer, the features that fusion uses.
         dropout: rate on the features.
-        classes: emotions.
+        classes: how many there are.
         dtype: what the layers compute in, e.g. "bfloat16". Whatever it is, parameters are float32,
             and features and logits no narrower than that.
         plain: use only operations that exporters and converters know, see `models.build`.
@@ -83,7 +83,7 @@ class LandmarkNetwork(nn.Module):
         self.logits = dense(self.classes, dtype=at_least_float32(self.dtype))
 
     def describe_points(self, landmarks: jax.Array) -> jax.Array:
-        """Landmarks, float (B, 68, 2) -> the outputs of their regions' layers, (B, 68, point_features)."""
+        """Landmarks, float (B, 68, 2) -> the regions' outputs, float (B, 68, point_features)."""
         weights = jnp.stack([getattr(self, region)() for region in FACE_REGIONS])
         # Each point gets the weights of its region. All at once takes a small fraction of the time
         # of eight layers one after the other, whose products are tiny.

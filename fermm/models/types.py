@@ -4,24 +4,24 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import jax
-import numpy as np
+
+from fermm.samples import Feature
 
 Inputs = Mapping[str, jax.Array]
-"""What a network reads: "images" uint8 (B, 48, 48), "landmarks" float (B, 68, 2) in pixels."""
+"""What a network reads: features by name, (B, ...), such as "images" uint8 (B, 48, 48)."""
 
 
-_OF_A_FACE = {"images": ((48, 48), np.uint8), "landmarks": ((68, 2), np.float32)}
+def shapes(
+    features: Mapping[str, Feature], names: Iterable[str], count: int = 1
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of the features `names` of `count` samples, as `jax.eval_shape` takes them.
 
-INPUTS = tuple(_OF_A_FACE)
-"""The names of all inputs that there are."""
-
-
-def shapes(names: Iterable[str], faces: int = 1) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of the inputs `names` for so many faces, as `jax.eval_shape` takes them."""
+    Raises:
+        KeyError: `features` lacks one.
+    """
     return {
-        name: jax.ShapeDtypeStruct((faces, *shape), dtype)
-        for name, (shape, dtype) in _OF_A_FACE.items()
-        if name in names
+        name: jax.ShapeDtypeStruct((count, *features[name].shape), features[name].dtype)
+        for name in names
     }
 
 
@@ -30,7 +30,7 @@ class Outputs(NamedTuple):
 
     Attributes:
         features: float (B, F), what the last layer decides from (after any dropout).
-        logits: float (B, 7), the decision before the softmax.
+        logits: float (B, K), the decision between K classes before the softmax.
     """
 
     features: jax.Array

@@ -8,8 +8,8 @@ What follows is for Beam: any runner whose workers have fermm installed and see 
 --predictor under the same paths. The data set is what `fermm.data.dataset.prepare` makes, and in
 each example `landmark_quality`, see `fermm.data.landmarks.quality`. The directory that is printed
 at the end is given as config.data.path. Rows are those of the source, whatever the order in which a
-runner works: of image folders as `fermm.data.fer2013.read` orders them; of several CSVs one after the
-other, sorted by name, each of which one worker reads into memory.
+runner works: of image folders as `fermm.data.fer2013.read` orders them; of several CSVs one after
+the other, sorted by name, each of which one worker reads into memory.
 
 Beam is only imported here, and needs an environment of its own: it wants an older protobuf.
 """
