@@ -20,6 +20,7 @@ Flags:
 
 import errno
 import hashlib
+import importlib.util
 import os
 import platform
 import re
@@ -41,12 +42,9 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _leave)
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 _DEFAULT = Path(__file__).resolve().parent / "configs" / "synthetic.py"
-# The default is put in by _parse_flags: ml_collections would apply the overrides to a default of
-# its own even where --config names another file.
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The experiment.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
 _PROCESSES = flags.DEFINE_integer("processes", 1, "How many processes.", lower_bound=1)
@@ -66,19 +64,21 @@ def main(argv: list[str]) -> None:
     """Runs the experiment; `argv` is what is left after the flags."""
     if len(argv) > 1:
         _fail(f"unknown argument {argv[1]!r}; fields are set as --config.FIELD=VALUE, see --help")
+    from fermm.errors import InputError
     from fermm.notices import doing
-
-    with doing("loading JAX and fermm"):
-        from fermm import experiment
-        from fermm.errors import InputError
-        from fermm.train.stop import Stop, Stopped, leave
+    from fermm.train.stop import Stop, Stopped, leave
 
     logging.set_verbosity(logging.ERROR)  # orbax tells much that is of no use here
-    config = _CONFIG.value.to_dict()
-    file = Path(config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0])
+    config = flags.FLAGS["config"].value.to_dict()
+    file: Path = flags.FLAGS["config"].file
     workdir = _WORKDIR.value or Path("runs") / file.stem
     with Stop() as stop:
         try:
+            if _is_finished(config, workdir, file):
+                return
+            with doing("loading JAX and fermm"):
+                from fermm import experiment
+                from fermm.experiment import running  # noqa: F401, which is what takes long
             _keep_compiled(config)
             _join_processes()
             experiment.run(config, workdir, stop, program=(file,))
@@ -110,6 +110,25 @@ def main(argv: list[str]) -> None:
                     f"({str(error).splitlines()[0]}); see there"
                 )
             _end_with(error)
+
+
+def _is_finished(config: dict[str, Any], workdir: str | Path, file: Path) -> bool:
+    """Whether nothing is left to do in the run directory, of which it then prints the table.
+
+    Seen before JAX is loaded, which takes seconds, as is whether the config makes sense.
+    """
+    from fermm.experiment import config as run_config
+    from fermm.experiment import directory as directory_lib
+    from fermm.experiment import finished
+    from fermm.paths import expand
+    from fermm.rundir import RunDirectory
+
+    parsed = run_config.read(config)
+    if _PROCESSES.value > 1 or parsed.run.split_seeds:
+        return False
+    directory = RunDirectory(expand(workdir))
+    directory_lib.check(parsed, directory)
+    return finished.show(parsed, directory, [file]) is not None
 
 
 def _without_memory(error: Exception) -> str:
@@ -196,40 +215,103 @@ def _parse_flags(argv: list[str]) -> list[str]:
     """As absl parses them, with errors on one line and a help of our own."""
     wants_help = not _HELP.isdisjoint(argv)
     argv = [argument for argument in argv if argument not in _HELP]
-    argv = _last_of_each(argv)
-    if not any(re.fullmatch("--?config(=.*)?", argument, re.DOTALL) for argument in argv):
-        argv.insert(1, f"--config={_DEFAULT}")
+    argv, source = _take_file(_last_of_each(argv))
+    file, config = _load(source)
+    for field, value in _overrides(argv):
+        _add_field(config, field, value)
+    config_flags.DEFINE_config_dict("config", config, "The experiment.")
+    flags.FLAGS["config"].file = file
     try:
         rest = flags.FLAGS(argv)
-        _CONFIG.value.to_dict()  # a file that could not be read is told of only here
     except flags.Error as error:
-        if "Error whilst parsing config file" in str(error):
-            raise  # a bug in the config file, which its author wants to see
         _fail(_short(error))
-    except OSError as error:
-        _fail(f"--config: {str(error.__cause__ or error).splitlines()[-1].strip()}")
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        if "no attribute 'get_config'" in str(error):
-            _fail("--config: the file has no function get_config(); see configs/ for examples")
-        if "no attribute 'to_dict'" in str(error):
-            _fail(
-                f"--config: get_config() returns {type(_CONFIG.value).__name__}, needs an "
-                "ml_collections.ConfigDict; see configs/ for examples"
-            )
-        # One of an override, or a bug in the config file, which its author wants to see.
         where = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         if where.name == "config_dict.py" and isinstance(error, AttributeError | KeyError):
             _fail(_explain_unknown_field(argv, str(error)))
-        if "ml_collections" not in where.parts and where.name != "ast.py":
-            raise
         _fail(
             f"--config: an override cannot be read ({_short(error)}); fields are set as "
             "--config.FIELD=VALUE, see --help"
         )
     if wants_help:
-        _print_help()
+        _print_help(file)
         sys.exit(0)
     return rest
+
+
+def _take_file(argv: list[str]) -> tuple[list[str], str]:
+    """The arguments without `--config FILE`, and FILE."""
+    for i, argument in enumerate(argv):
+        if argument == "--":
+            break
+        if given := re.fullmatch("--?config=(.*)", argument, re.DOTALL):
+            return argv[:i] + argv[i + 1 :], given[1]
+        if re.fullmatch("--?config", argument):
+            if i + 1 == len(argv):
+                _fail("--config: needs a file, as in --config configs/paper.py")
+            return argv[:i] + argv[i + 2 :], argv[i + 1]
+    return argv, str(_DEFAULT)
+
+
+def _load(source: str) -> tuple[Path, ConfigDict]:
+    """The config file that `source` names, FILE or FILE:ARGUMENT, and what its get_config gives.
+
+    What the file raises is not caught: it is a mistake in the file, which its author wants to see.
+    """
+    name, colon, argument = source.partition(":")
+    file = Path(name).expanduser()
+    if not file.is_file():
+        _fail(f"--config: {name!r} is not a file; see configs/ for examples")
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        _fail(f"--config: {name!r} is not a Python file (.py); see configs/ for examples")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        _fail(f"--config: {name} has no function get_config(); see configs/ for examples")
+    config = module.get_config(argument) if colon else module.get_config()
+    if not isinstance(config, ConfigDict):
+        _fail(
+            f"--config: get_config() returns {type(config).__name__}, needs an "
+            "ml_collections.ConfigDict; see configs/ for examples"
+        )
+    return file, config
+
+
+def _overrides(argv: list[str]) -> Iterator[tuple[str, str]]:
+    """The fields that are set on the command line, and the text of their values."""
+    for i, argument in enumerate(argv):
+        if argument == "--":
+            return
+        if given := re.match(r"--?config\.([^=]+)(?:=(.*))?$", argument, re.DOTALL):
+            following = argv[i + 1] if i + 1 < len(argv) else ""
+            yield given[1], following if given[2] is None else given[2]
+
+
+def _add_field(config: ConfigDict, field: str, value: str) -> None:
+    """Adds a field that the config file leaves at its default, so that it can be overridden.
+
+    A field that fermm does not know is not added.
+    """
+    from fermm.errors import InputError
+    from fermm.experiment.config import default_of
+
+    *sections, name = field.split(".")
+    try:
+        default = default_of(field, value)
+    except (InputError, LookupError):
+        return
+    with config.unlocked():
+        section = config
+        for each in sections:
+            if each not in section:
+                section[each] = ConfigDict()
+            section = section[each]
+            if not isinstance(section, ConfigDict):
+                return
+        if name not in section:
+            section[name] = default
 
 
 def _last_of_each(argv: list[str]) -> list[str]:
@@ -273,21 +355,30 @@ def _explain_unknown_field(argv: list[str], error: str) -> str:
     return f"{argument}: the config has no field {field!r}; {hint}"
 
 
-def _fields(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _print_help(file: Path) -> None:
+    from fermm.experiment import config as run_config
+
+    given = flags.FLAGS["config"].value.to_dict()
+    try:
+        values = dict(_flatten(run_config.read(given).to_dict()))
+    except ValueError:  # required fields are missing, which a run will say
+        values = {}
+    values |= dict(_flatten(given))
+    print(__doc__)
+    print(f"Fields of {file}, and their values where it sets them or has the default:")
+    for path, doc in run_config.explain(given):
+        value = f" = {values.pop(path)!r}" if path in values else ""
+        print(f"  config.{path}{value}\n      {doc}")
+    for path, value in values.items():
+        print(f"  config.{path} = {value!r}")
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
         if isinstance(value, dict) and value:
-            yield from _fields(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
-
-
-def _print_help() -> None:
-    from fermm import fields
-
-    print(__doc__)
-    print(f"Fields of {config_flags.get_config_filename(flags.FLAGS['config'])} and their values:")
-    for path, value in _fields(_CONFIG.value.to_dict()):
-        print(f"  config.{path} = {value!r}\n      {fields.explain(path)}")
 
 
 def _fail(message: str) -> NoReturn:

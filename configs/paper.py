@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
             "source": "fer2013",
             "path": "",
             "title": "",
+            "labels": "original",
             "on_error": "stop",
             "cache_dir": "~/.cache/fermm",
             "landmarks": "paper",
@@ -82,7 +83,10 @@ def get_config() -> ConfigDict:
         {
             "head": "decision",
             "arguments": {},
-            "start_from": "",
+            "members": {
+                "image": {"network": "image", "run": "", "seed": -1},
+                "landmarks": {"network": "landmarks", "run": "", "seed": -1},
+            },
             "reuse_frozen_outputs": True,
             "trainable": ("head/.*", "!image/.*", "!landmarks/.*"),
             "seeds_at_once": 8,
@@ -96,7 +100,10 @@ def get_config() -> ConfigDict:
         {
             "head": "feature",
             "arguments": {"hidden": (64, 16)},
-            "start_from": "",
+            "members": {
+                "image": {"network": "image", "run": "", "seed": -1},
+                "landmarks": {"network": "landmarks", "run": "", "seed": -1},
+            },
             "reuse_frozen_outputs": True,
             "trainable": ("head/.*", "!image/.*", "!landmarks/.*"),
             "seeds_at_once": 8,

@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
             "source": "synthetic",
             "path": "",
             "title": "",
+            "labels": "original",
             "on_error": "stop",
             "cache_dir": "~/.cache/fermm",
             "landmarks": "paper",
@@ -41,7 +42,7 @@ def get_config() -> ConfigDict:
             "split": "paper",
             "split_seed": 0,
             "class_weights": "pooled",
-            "synthetic": {"count": 10000, "seed": 0, "spoiled": 0.0},
+            "arguments": {"count": 10000, "seed": 0, "spoiled": 0.0},
         }
     )
 
@@ -84,7 +85,10 @@ def get_config() -> ConfigDict:
         {
             "head": "decision",
             "arguments": {},
-            "start_from": "",
+            "members": {
+                "image": {"network": "image", "run": "", "seed": -1},
+                "landmarks": {"network": "landmarks", "run": "", "seed": -1},
+            },
             "reuse_frozen_outputs": True,
             "trainable": ("head/.*", "!image/.*", "!landmarks/.*"),
             "seeds_at_once": 8,
@@ -98,7 +102,10 @@ def get_config() -> ConfigDict:
         {
             "head": "feature",
             "arguments": {"hidden": (64, 16)},
-            "start_from": "",
+            "members": {
+                "image": {"network": "image", "run": "", "seed": -1},
+                "landmarks": {"network": "landmarks", "run": "", "seed": -1},
+            },
             "reuse_frozen_outputs": True,
             "trainable": ("head/.*", "!image/.*", "!landmarks/.*"),
             "seeds_at_once": 8,

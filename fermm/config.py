@@ -16,6 +16,7 @@ a `Registry`: `kind` names the section, and the fields beside it are those of th
 This module imports nothing that is slow, because `--help` needs it.
 """
 
+import ast
 import dataclasses
 import difflib
 import math
@@ -192,6 +193,41 @@ def explain(cls: type, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from explain(typing.cast(type, inner), f"{path}.")
         else:
             yield path, doc
+
+
+def default_of(cls: type, field: str, value: str) -> Any:
+    """The default of a field below a section's class, or a value of its type where it has none.
+
+    Args:
+        cls: the class.
+        field: its path, such as "schedule.patience".
+        value: the text that will be read as its value; it tells the type of what may be anything.
+
+    Raises:
+        LookupError: there is no such field.
+    """
+    name, _, rest = field.partition(".")
+    found = _fields(cls)[name]
+    kind, registry = typing.get_type_hints(cls)[name], found.metadata["registry"]
+    if registry is not None:
+        if rest == "kind":
+            return ""
+        for each in registry.kinds.values():
+            if rest in _fields(each):
+                return default_of(each, rest, value)
+        raise LookupError(field)
+    if dataclasses.is_dataclass(kind):
+        return default_of(typing.cast(type, kind), rest, value)
+    if typing.get_origin(kind) is Mapping and rest:
+        try:
+            return ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return ""
+    if rest:
+        raise LookupError(field)
+    if found.default is not dataclasses.MISSING:
+        return found.default
+    return (typing.get_origin(kind) or kind)()
 
 
 def differences(a: Any, b: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

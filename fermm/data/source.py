@@ -15,14 +15,22 @@ from fermm import config
 from fermm.data import dataset, ferplus, fingerprints, splits, stream, synthetic
 from fermm.data.config import DataConfig
 from fermm.errors import InputError, printable
-from fermm.faces import EMOTIONS
+from fermm.faces import EMOTIONS, FEATURES
 from fermm.paths import NoHomeError, expand, whole
-from fermm.samples import DERIVED, Rejected, Samples
+from fermm.samples import DERIVED, Feature, Rejected, Samples
+
+
+class Description(NamedTuple):
+    """What is known of samples before they are read: their features, and the names of classes."""
+
+    features: Mapping[str, Feature]
+    classes: tuple[str, ...]
 
 
 class _Reader(NamedTuple):
     read: Callable[..., Samples]
     arguments: Mapping[str, inspect.Parameter]
+    description: Description | None
 
 
 SOURCES: dict[str, _Reader] = {}
@@ -31,7 +39,12 @@ SOURCES: dict[str, _Reader] = {}
 F = TypeVar("F", bound=Callable[..., Samples])
 
 
-def register_source(name: str, *, arguments: Callable[..., Any] | None = None) -> Callable[[F], F]:
+def register_source(
+    name: str,
+    *,
+    arguments: Callable[..., Any] | None = None,
+    description: Description | None = None,
+) -> Callable[[F], F]:
     """Decorator for a function that reads samples: `config.data.source = name` calls it.
 
     The function takes the `DataConfig` and, as keyword arguments, what `config.data.arguments`
@@ -41,6 +54,8 @@ def register_source(name: str, *, arguments: Callable[..., Any] | None = None) -
         name: in the config.
         arguments: a function whose parameters are what `config.data.arguments` may hold, instead
             of the keyword-only ones of the decorated function.
+        description: what the samples will have, so that networks can be checked before a long
+            reading; None if it is known only then.
 
     Raises:
         ValueError: another function is registered under that name.
@@ -58,7 +73,7 @@ def register_source(name: str, *, arguments: Callable[..., Any] | None = None) -
             parameters = {  # type: ignore[assignment]
                 k: p for k, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY
             }
-        SOURCES[name] = _Reader(function, parameters)
+        SOURCES[name] = _Reader(function, parameters, description)
         return function
 
     return add
@@ -133,6 +148,16 @@ def check(data: DataConfig) -> None:
         dataset.check_landmarks(data.landmarks)
 
 
+def describe(data: DataConfig) -> Description | None:
+    """What `load` will give, those features included that can be computed; None if not known."""
+    described = SOURCES[data.source].description
+    if described is None or (data.source == "fer2013" and dataset.is_prepared(data.path)):
+        return None
+    computed = {name: derived.feature for name, derived in DERIVED.items()}
+    classes = described.classes if data.labels == "original" else ferplus.CLASSES
+    return Description({**computed, **described.features}, classes)
+
+
 def load(data: DataConfig, features: Iterable[str] = ()) -> Source:
     """The data that `config.data` describes.
 
@@ -172,7 +197,7 @@ def load(data: DataConfig, features: Iterable[str] = ()) -> Source:
     return Source(samples, parts, weights, title, notes, identity, found_by)
 
 
-@register_source("fer2013")
+@register_source("fer2013", description=Description(FEATURES, EMOTIONS))
 def read_fer2013(data: DataConfig) -> Samples:
     """Faces in one of FER2013's forms, with landmarks, prepared once and kept.
 
@@ -194,7 +219,7 @@ def read_fer2013(data: DataConfig) -> Samples:
     )
 
 
-@register_source("synthetic", arguments=synthetic.draw)
+@register_source("synthetic", arguments=synthetic.draw, description=Description(FEATURES, EMOTIONS))
 def read_synthetic(data: DataConfig, **arguments: Any) -> Samples:
     """Drawn faces with exact landmarks, see `fermm.data.synthetic`.
 

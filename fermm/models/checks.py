@@ -69,6 +69,20 @@ def require_images(images: Any) -> None:
         )
 
 
+def inputs_of(module: nn.Module) -> tuple[str, ...]:
+    """The features that a network reads.
+
+    Raises:
+        InputError: it does not say so.
+    """
+    names = getattr(module, "inputs", None)
+    if not isinstance(names, tuple | list) or not names:
+        raise InputError(
+            "its class needs `inputs`, a tuple of the features that it reads, such as ('images',)"
+        )
+    return tuple(names)
+
+
 def check_network(
     module: nn.Module, features: Mapping[str, Feature], classes: int
 ) -> dict[str, Any]:
@@ -87,9 +101,7 @@ def check_network(
             or returns arrays of other shapes or types than it has to.
     """
     known = ", ".join(features)
-    names = getattr(module, "inputs", None)
-    if not isinstance(names, tuple | list) or not names:
-        raise InputError(f"its class needs `inputs`, a tuple with some of {known}")
+    names = inputs_of(module)
     for name in names:
         if name not in features:
             raise InputError(

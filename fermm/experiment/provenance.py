@@ -1,7 +1,7 @@
 """The code outside of this package and of installed ones that a network is made by.
 
-What a config says is compared by its values (`fermm.settings`); what the code of a user's own
-networks and heads says is known by a digest of it. The digest covers
+What a config says is compared by its values (`fermm.experiment.directory`); what the code of a
+user's own networks and heads says is known by a digest of it. The digest covers
 
 - the file of the config, and the files that register the networks and heads of a network;
 - whatever these import from files that are neither installed nor of the standard library;
@@ -24,11 +24,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fermm.models import is_fusion
-from fermm.models.fusion import MODALITIES
 from fermm.models.registry import HEADS, NETWORKS
+from fermm.models.specs import is_fusion, members
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parent.parent
 _INSTALLED = {Path(path).resolve() for path in sysconfig.get_paths().values()} - {Path("/")}
 _SETS_UP = "get_config"
 
@@ -37,7 +36,7 @@ def code_of(spec: Mapping[str, Any], program: Iterable[Path] = ()) -> dict[str, 
     """The digest of each file with code of the user's own that the network of `spec` is made by.
 
     Args:
-        spec: see `fermm.models.building`.
+        spec: see `fermm.models.specs`.
         program: further files that take part, such as that of the config.
 
     Returns:
@@ -73,9 +72,8 @@ def _classes(spec: Mapping[str, Any]) -> Iterator[type]:
     registry, key = (HEADS, "head") if is_fusion(spec) else (NETWORKS, "model")
     if spec[key] in registry:
         yield registry[spec[key]]
-    for part in MODALITIES:
-        if part in spec:
-            yield from _classes(spec[part])
+    for member in members(spec).values():
+        yield from _classes(member)
 
 
 def _functions(cls: type) -> Iterator[Any]:
