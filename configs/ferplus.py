@@ -1,0 +1,26 @@
+"""The paper's four networks on FER+: eight classes, labelled by ten annotators' votes.
+
+FER+ (Barsoum et al., 2016, https://arxiv.org/abs/1608.01041) relabels FER2013's rows; its votes are
+`fer2013new.csv` of https://github.com/microsoft/FERPlus.
+
+    uv run launch.py --config configs/ferplus.py --config.data.path fer2013.csv \
+        --config.data.votes fer2013new.csv --workdir runs/ferplus
+
+Labels are the emotion with more than half of the votes, the split is the challenge's own. With
+`--config.data.labels=votes` networks are trained on the distribution of the votes. See
+docs/results.md for what came out.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import paper
+
+
+def get_config() -> ConfigDict:
+    """The config; `launch.py --help` explains the fields."""
+    config = paper.get_config()
+    config.data.labels = "majority"
+    config.data.votes = ""
+    config.data.split = "official"
+    config.data.class_weights = "none"
+    return config
