@@ -22,17 +22,21 @@ import numpy as np
 from fermm import finished, models, provenance, settings
 from fermm.data import splits as splits_lib
 from fermm.data import stream
-from fermm.data.faces import EMOTIONS
 from fermm.data.source import Source, load, write_rejected
 from fermm.errors import InputError
 from fermm.evaluate import metrics, table
 from fermm.evaluate import run as run_lib
+from fermm.faces import EMOTIONS, FEATURES
 from fermm.models import checks
 from fermm.models.fusion import MODALITIES
 from fermm.models.types import shapes
 from fermm.notices import doing
 from fermm.paths import expand, make_directory
-from fermm.train import checkpoint, devices, loop, partition, steps
+from fermm.train import checkpoint, devices, loop, partition, resuming, steps, updates
+from fermm.train import history as history_lib
+from fermm.train.config import refuse_augmentation_of_outputs
+from fermm.train.job import Job
+from fermm.train.keys import key_for
 from fermm.train.stop import Stop
 
 SHUFFLES = 10  # ways to take a modality from other faces, whose effect is averaged
@@ -182,7 +186,7 @@ def _train_all(
         places = {seed: workdir / name / f"seed_{seed}" / "checkpoints" for seed in config["seeds"]}
         at_once = devices.seeds_at_once(config["parallel"], config[name]["seeds_at_once"])
         apart = devices.trains_apart(config["parallel"])
-        for group in loop.groups(places, at_once, apart):
+        for group in resuming.groups(places, at_once, apart):
             left = [seed for seed in group if seed not in complete]
             if all(config[name]["epochs"] in checkpoint.epochs(places[seed]) for seed in left):
                 group = left  # of which only the predictions are missing
@@ -302,10 +306,37 @@ def _check_networks(config: Mapping[str, Any], workdir: Path) -> dict[str, dict[
             variables = checks.check_network(module, len(EMOTIONS))
             trained = partition.trained_paths(variables["params"], section["trainable"])
             with checks.telling("its loss cannot be differentiated"):
-                steps.check_step(models.build(spec, trained), variables, trained)
+                _check_training(name, section, models.build(spec, trained), variables, trained)
         except InputError as error:
             raise InputError(f"config.{name}: {error}") from None
     return specs
+
+
+def _check_training(
+    name: str,
+    section: Mapping[str, Any],
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    trained: frozenset[str],
+) -> None:
+    """A step of the network can be traced; nothing is augmented that is not computed anew."""
+    where = f"config.{name}"
+    train = settings.train_config(section, where)
+    transform = updates.make(train, 1).transform
+    opt_state = steps.check_step(
+        module,
+        variables,
+        trained,
+        loss=train.loss,
+        transform=transform,
+        augmentations=train.augmentations(where),
+        features=FEATURES,
+        classes=len(EMOTIONS),
+    )
+    updates.check_state(opt_state, f"{where}.optimizer")
+    kept = all(path.startswith("head/") for path in trained)
+    if models.is_fusion(section) and kept and section["reuse_frozen_outputs"]:
+        refuse_augmentation_of_outputs(train, where)
 
 
 def _check_code(
@@ -406,7 +437,7 @@ def _finished(config: Mapping[str, Any], directory: Path, name: str) -> bool:
     if checkpoint.find_damage(last):
         return False
     try:
-        if loop.read_history(directory / "history.csv") != checkpoint.read_meta(last)["history"]:
+        if history_lib.read(directory / "history.csv") != checkpoint.read_meta(last)["history"]:
             return False
         for split in splits:
             metrics.load_predictions(run_lib.predictions_file(directory, split))
@@ -522,7 +553,7 @@ def _train_and_predict(
     stop: Stop | None,
 ) -> None:
     section = config[name]
-    networks, tasks = [], []
+    networks, jobs = [], []
     for seed in seeds:
         directory = workdir / name / f"seed_{seed}"
         make_directory(directory)
@@ -540,15 +571,15 @@ def _train_and_predict(
             )
             for split in ("train", "validation")
         )
-        tasks.append(
-            loop.Task(
+        jobs.append(
+            Job(
                 name=name,
                 seed=seed,
                 module=network.module,
                 method="classify" if reuse else "__call__",
                 variables=network.variables,
                 trained=trained,
-                settings=section,
+                config=settings.train_config(section, f"config.{name}"),
                 class_weights=source.class_weights,
                 train=train,
                 validation=validation,
@@ -563,15 +594,15 @@ def _train_and_predict(
             )
         )
     fitted = loop.fit(
-        tasks,
+        jobs,
         parallel=config["parallel"],
         stop=stop,
         checkpoint_minutes=config["checkpoint_minutes"],
     )
-    for network, task, (variables, _) in zip(networks, tasks, fitted, strict=True):
-        network = network._replace(variables=variables, key=str(task.directory))
-        with _doing(f"{name}, seed {task.seed}: predicting"):
-            _predict(config, network, task.directory, source, embeddings)
+    for network, job, (variables, _) in zip(networks, jobs, fitted, strict=True):
+        network = network._replace(variables=variables, key=str(job.directory))
+        with _doing(f"{name}, seed {job.seed}: predicting"):
+            _predict(config, network, job.directory, source, embeddings)
 
 
 def _predict(
@@ -657,7 +688,7 @@ def _initialise(
             for collection, tree in module.init(key, inputs).items()
         }
 
-    variables = initialise(loop.key_for(seed, name, "initialisation"))
+    variables = initialise(key_for(seed, name, "initialisation"))
     for part, network in parts.items():
         for collection, tree in network.variables.items():
             variables[collection][part] = tree

@@ -1,6 +1,7 @@
 """The config of a run: whether its fields make sense, and whose run directory it is."""
 
 import contextlib
+import dataclasses
 import difflib
 import inspect
 import json
@@ -11,19 +12,15 @@ from typing import Any
 
 import filelock
 
+from fermm import config as config_lib
 from fermm import models
 from fermm.data import dataset, fer2013, source, splits, synthetic
 from fermm.data.landmarks import METHODS
 from fermm.errors import InputError
 from fermm.paths import NoHomeError, expand, whole
 from fermm.train import checkpoint, devices
-from fermm.train.optimizer import SCHEDULES
+from fermm.train.config import TrainConfig
 
-_SCHEDULE_FIELDS = {
-    "constant": {"kind"},
-    "step": {"kind", "factor", "epochs"},
-    "plateau": {"kind", "factor", "patience", "min_delta"},
-}
 LOCK = "lock"
 _LOST = "put it back from a copy, or choose another --workdir"
 _SWITCHES = (
@@ -35,10 +32,8 @@ _DATA_FIELDS = {
     *("source", "path", "title", "on_error", "cache_dir", "landmarks", "predictor"),
     *("streaming", "workers", "split", "split_seed", "class_weights"),
 }
-_NETWORK_FIELDS = {
-    *("arguments", "trainable", "epochs", "batch_size", "learning_rate", "schedule"),
-    "seeds_at_once",
-}
+_TRAIN_FIELDS = {field.name for field in dataclasses.fields(TrainConfig)}
+_NETWORK_FIELDS = {"arguments", "trainable", "epochs", "seeds_at_once"}
 _FUSION_FIELDS = _NETWORK_FIELDS | {"head", "start_from", "reuse_frozen_outputs"}
 
 _KINDS: dict[str, Callable[[Any], bool]] = {
@@ -58,18 +53,8 @@ _DATA_KINDS = {  # the others are texts
 _SYNTHETIC_KINDS = {"count": "a whole number", "seed": "a whole number"}  # the others are numbers
 _NETWORK_KINDS = {
     **dict.fromkeys(("model", "head", "start_from"), "a text"),
-    **dict.fromkeys(("arguments", "schedule"), "a section"),
-    **dict.fromkeys(("epochs", "batch_size", "seeds_at_once"), "a whole number"),
-    "learning_rate": "a number",
-    "trainable": "a tuple of texts",
+    "arguments": "a section",
     "reuse_frozen_outputs": "True or False",
-}
-_SCHEDULE_KINDS = {
-    "kind": "a text",
-    "factor": "a number",
-    "epochs": "a tuple",
-    "patience": "a whole number",
-    "min_delta": "a number",
 }
 
 # What a run that was killed may have left where it has not yet written its config, and one over
@@ -174,42 +159,28 @@ def _check_network(where: str, section: Mapping[str, Any]) -> None:
     fields = _FUSION_FIELDS if models.is_fusion(section) else _NETWORK_FIELDS | {"model"}
     for field in sorted(fields - section.keys()):
         raise InputError(f"{where}.{field} is missing in the config file")
-    for field in section.keys() - fields:
-        _unknown(where, field, fields)
-    for field in sorted(fields):
+    for field in section.keys() - fields - _TRAIN_FIELDS:
+        _unknown(where, field, fields | _TRAIN_FIELDS)
+    for field in sorted(fields - _TRAIN_FIELDS):
         _need(f"{where}.{field}", section[field], _NETWORK_KINDS[field])
     if "start_from" in fields:
         expand(section["start_from"])
-    schedule = section["schedule"]
-    _require("kind" in schedule, f"{where}.schedule.kind is missing in the config file")
-    # Fields of another kind may stay when the kind is overridden; those of none are slips.
-    known = set().union(*_SCHEDULE_FIELDS.values())
-    for field in schedule.keys() - known:
-        _unknown(f"{where}.schedule", field, known)
-    for field, value in schedule.items():
-        _need(f"{where}.schedule.{field}", value, _SCHEDULE_KINDS[field])
-    for epoch in schedule.get("epochs", ()):
-        good = _KINDS["a whole number"](epoch)
-        _require(good, f"{where}.schedule.epochs: {_short(epoch)} is not a whole number")
-    _choice(f"{where}.schedule.kind", schedule["kind"], SCHEDULES)
-    for field in sorted(_SCHEDULE_FIELDS[schedule["kind"]] - schedule.keys()):
-        raise InputError(
-            f"{where}.schedule.{field} is missing, which kind {schedule['kind']!r} needs: "
-            "change the schedule in the config file"
-        )
+    train_config(section, where)
     if "dtype" in section["arguments"]:
         _choice(f"{where}.arguments.dtype", section["arguments"]["dtype"], _DTYPES)
-    for field in ("epochs", "batch_size", "seeds_at_once"):
-        _require(section[field] >= 1, f"{where}.{field} is {section[field]}: at least 1")
-    factor = schedule.get("factor", 0.5)
-    _require(0 < factor < 1, f"{where}.schedule.factor is {factor}: between 0 and 1")
-    patience = schedule.get("patience", 1)
-    _require(patience >= 1, f"{where}.schedule.patience is {patience}: at least 1")
-    delta = schedule.get("min_delta", 0)
-    good = 0 <= delta < float("inf")
-    _require(good, f"{where}.schedule.min_delta is {delta}: a number from 0")
-    rate = section["learning_rate"]
-    _require(0 < rate < float("inf"), f"{where}.learning_rate is {rate}: a number above 0")
+
+
+def train_config(section: Mapping[str, Any], where: str) -> TrainConfig:
+    """What training reads of a network's section.
+
+    Raises:
+        InputError: it makes no sense.
+    """
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    own = {name: value for name, value in section.items() if name in names}
+    train = config_lib.read(TrainConfig, own, where)
+    train.check(where)
+    return train
 
 
 def _require(condition: bool, message: str) -> None:

@@ -11,6 +11,7 @@ from fermm.models.fusion import DecisionHead, FeatureHead, Fusion
 from fermm.models.image import ImageNetwork
 from fermm.models.landmarks import LandmarkNetwork
 from fermm.models.registry import register, register_head
+from fermm.models.streams import streams
 from fermm.models.types import Inputs, Outputs, shapes
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "register",
     "register_head",
     "shapes",
+    "streams",
 ]

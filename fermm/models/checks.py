@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fermm.errors import InputError
+from fermm.models.streams import streams
 from fermm.models.types import INPUTS, Outputs, shapes
 
 _PACKAGE = Path(__file__).parent.parent
@@ -113,7 +114,7 @@ def check_network(module: nn.Module, classes: int) -> dict[str, Any]:
             inputs,
             train=True,
             mask=mask,
-            rngs={"dropout": key},
+            rngs=dict.fromkeys(streams(module), key),
             mutable=["batch_stats"],
         )
 
