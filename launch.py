@@ -219,7 +219,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
     file, config = _load(source)
     for field, value in _overrides(argv):
         _add_field(config, field, value)
-    config_flags.DEFINE_config_dict("config", config, "The experiment.")
+    # It would look for overrides in sys.argv, in which the file still stands.
+    config_flags.DEFINE_config_dict("config", config, "The experiment.", sys_argv=argv)
     flags.FLAGS["config"].file = file
     try:
         rest = flags.FLAGS(argv)
@@ -358,19 +359,13 @@ def _explain_unknown_field(argv: list[str], error: str) -> str:
 def _print_help(file: Path) -> None:
     from fermm.experiment import config as run_config
 
-    given = flags.FLAGS["config"].value.to_dict()
-    try:
-        values = dict(_flatten(run_config.read(given).to_dict()))
-    except ValueError:  # required fields are missing, which a run will say
-        values = {}
-    values |= dict(_flatten(given))
     print(__doc__)
-    print(f"Fields of {file}, and their values where it sets them or has the default:")
-    for path, doc in run_config.explain(given):
-        value = f" = {values.pop(path)!r}" if path in values else ""
-        print(f"  config.{path}{value}\n      {doc}")
-    for path, value in values.items():
+    print(f"Values in {file}, overrides included:")
+    for path, value in _flatten(flags.FLAGS["config"].value.to_dict()):
         print(f"  config.{path} = {value!r}")
+    print("\nAll fields, what they mean, and their values where a file does not set them:")
+    for path, doc, default in run_config.explain():
+        print(f"  config.{path}{default}\n      {doc}")
 
 
 def _flatten(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -179,20 +179,41 @@ def to_dict(value: Any) -> Any:
     return value
 
 
-def explain(cls: type, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The path of each field below a section's class, and what it means."""
+def explain(cls: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """The path of each field below a section's class, what it means, and its default.
+
+    A default is written as " = 3"; "" stands for a field that is required.
+    """
+    hints = typing.get_type_hints(cls)
     for name, field in _fields(cls).items():
         path, doc, registry = f"{prefix}{name}", field.metadata["doc"], field.metadata["registry"]
-        inner = typing.get_type_hints(cls)[name]
         if registry is not None:
-            yield f"{path}.kind", f"{doc}: {', '.join(map(repr, sorted(registry.kinds)))}"
+            kinds = ", ".join(map(repr, sorted(registry.kinds)))
+            yield f"{path}.kind", f"{doc}: {kinds}", _shown(_default_kind(field, registry))
             for kind, each in sorted(registry.kinds.items()):
-                for below, text in explain(each, f"{path}."):
-                    yield below, f"{kind}: {text}"
-        elif dataclasses.is_dataclass(inner):
-            yield from explain(typing.cast(type, inner), f"{path}.")
+                for below, text, default in explain(each, f"{path}."):
+                    yield below, f"{kind}: {text}", default
+        elif dataclasses.is_dataclass(hints[name]):
+            yield from explain(typing.cast(type, hints[name]), f"{path}.")
         else:
-            yield path, doc
+            yield path, doc, _shown(_default(field))
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return dict(field.default_factory())
+    return field.default
+
+
+def _default_kind(field: dataclasses.Field[Any], registry: Registry) -> Any:
+    default = _default(field)
+    if isinstance(default, Mapping):
+        return default.get("kind", dataclasses.MISSING)
+    return default if default is dataclasses.MISSING else registry.kind_of(default)
+
+
+def _shown(default: Any) -> str:
+    return "" if default is dataclasses.MISSING else f" = {default!r}"
 
 
 def default_of(cls: type, field: str, value: str) -> Any:

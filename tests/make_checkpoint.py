@@ -21,7 +21,7 @@ import fermm  # noqa: E402
 from fermm import experiment  # noqa: E402
 from fermm.data import synthetic  # noqa: E402
 from fermm.train import checkpoint  # noqa: E402
-from trainings import small_config  # noqa: E402
+from helpers.trainings import small_config  # noqa: E402
 
 FACES = 5
 

@@ -120,15 +120,28 @@ def test_a_mistake_is_told_in_one_line(section: dict[str, Any], message: str) ->
 
 
 def test_each_field_is_explained() -> None:
-    assert dict(config.explain(Outer)) == {
-        "name": "what it is called",
-        "colours": "of it",
-        "inner.on": "whether it is used",
-        "shape.kind": "its shape: 'box', 'circle'",
-        "shape.radius": "circle: from the centre to the edge",
-        "shape.sides": "box: lengths",
-        "free": "anything",
-    }
+    assert list(config.explain(Outer)) == [
+        ("name", "what it is called", ""),
+        ("colours", "of it", " = ()"),
+        ("inner.on", "whether it is used", " = True"),
+        ("shape.kind", "its shape: 'box', 'circle'", " = 'circle'"),
+        ("shape.sides", "box: lengths", ""),
+        ("shape.radius", "circle: from the centre to the edge", " = 1.0"),
+        ("free", "anything", " = {}"),
+    ]
+
+
+def test_a_default_tells_the_type_of_an_override() -> None:
+    assert config.default_of(Outer, "name", "x") == ""
+    assert config.default_of(Outer, "colours", "('red',)") == ()
+    assert config.default_of(Outer, "inner.on", "False") is True
+    assert config.default_of(Outer, "shape.kind", "box") == ""
+    assert config.default_of(Outer, "shape.sides", "(1,)") == ()
+    assert config.default_of(Outer, "free.anything", "3") == 3
+    assert config.default_of(Outer, "free.anything", "text") == ""
+    for field in ("nothing", "inner.nothing", "shape.nothing", "name.below"):
+        with pytest.raises(LookupError):
+            config.default_of(Outer, field, "1")
 
 
 def test_a_name_is_registered_once() -> None:

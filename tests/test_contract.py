@@ -9,7 +9,7 @@ import pytest
 from fermm import experiment, models
 from fermm.errors import InputError
 from fermm.models import Outputs, register, register_head, registry
-from trainings import small_config
+from helpers.trainings import small_config
 
 
 class Good(nn.Module):

@@ -14,7 +14,7 @@ import pytest
 from fermm.data import dataset, fer2013, landmarks, stream
 from fermm.data.faces import USAGES, Faces
 from fermm.errors import InputError
-from trainings import train_predictor
+from helpers.trainings import train_predictor
 
 try:
     landmarks.find_predictor()

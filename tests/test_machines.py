@@ -15,7 +15,7 @@ import fermm
 from fermm import experiment, paths, settings
 from fermm.data import synthetic
 from fermm.train import checkpoint, devices
-from trainings import assert_identical, small_config
+from helpers.trainings import assert_identical, small_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = small_config(

@@ -42,8 +42,8 @@ from fermm.data import dataset, fer2013, landmarks, stream
 from fermm.data.faces import Faces
 from fermm.errors import InputError
 from fermm.evaluate import run
+from helpers.trainings import small_config
 from reliability import damage, fuzz
-from trainings import small_config
 
 PATH = "@"  # stands for the path of the input in a message
 ANEW = "delete it and run again: the run writes it anew"
@@ -635,27 +635,30 @@ FIELDS = {
     },
     "image.model": {"number": (1, "config.image.model is 1, needs a text")},
     "image.arguments": {"none": (None, "config.image.arguments is None, needs a section")},
-    "image.trainable": {"text": (".*", "config.image.trainable is '.*', needs a tuple of texts")},
+    "image.trainable": {"text": (".*", "config.image.trainable is '.*', needs a list of strings")},
     "image.epochs": {
-        "fraction": (1.5, "config.image.epochs is 1.5, needs a whole number"),
-        "True": (True, "config.image.epochs is True, needs a whole number"),
+        "fraction": (1.5, "config.image.epochs is 1.5, needs an integer"),
+        "True": (True, "config.image.epochs is True, needs an integer"),
     },
-    "image.batch_size": {"none": (None, "config.image.batch_size is None, needs a whole number")},
+    "image.batch_size": {"none": (None, "config.image.batch_size is None, needs an integer")},
     "image.learning_rate": {
-        "NaN": (float("nan"), "config.image.learning_rate is nan: a number above 0"),
+        "NaN": (float("nan"), "config.image.learning_rate is nan, needs a number above 0"),
         "text": ("1e-3", "config.image.learning_rate is '1e-3', needs a number"),
     },
     "image.schedule": {"text": ("step", "config.image.schedule is 'step', needs a section")},
     "image.schedule.epochs": {
-        "number": (9, "config.image.schedule.epochs is 9, needs a tuple"),
-        "text within": (("9",), "config.image.schedule.epochs: '9' is not a whole number"),
+        "number": (9, "config.image.schedule.epochs is 9, needs a list of integers"),
+        "text within": (("9",), "config.image.schedule.epochs is ('9',), needs a list of integers"),
     },
     "image.schedule.factor": {
         "none": (None, "config.image.schedule.factor is None, needs a number"),
-        "NaN": (float("nan"), "config.image.schedule.factor is nan: between 0 and 1"),
+        "NaN": (
+            float("nan"),
+            "config.image.schedule.factor is nan, needs a number between 0 and 1",
+        ),
     },
     "landmarks.schedule.min_delta": {
-        "NaN": (float("nan"), "config.landmarks.schedule.min_delta is nan: a number from 0")
+        "NaN": (float("nan"), "config.landmarks.schedule.min_delta is nan, needs at least 0")
     },
     "decision_fusion.start_from": {
         "of nobody": ("~nobody-here/x", f"~nobody-here/x: {NOBODY}"),

@@ -13,7 +13,7 @@ from fermm.data import landmarks as data_landmarks
 from fermm.errors import InputError
 from fermm.models import landmarks as model_landmarks
 from fermm.models import layers
-from fermm.train import steps
+from fermm.train.losses import CrossEntropy
 
 CONFIG = paper.get_config().to_dict()
 
@@ -314,7 +314,7 @@ def test_bfloat16_computes_nearly_the_same(name):
             variables | {"params": params}, data, train=True, mutable=["batch_stats"]
         )
         assert outputs.logits.dtype == outputs.features.dtype == jnp.float32
-        return jnp.mean(steps.cross_entropy(outputs.logits, labels)), outputs.logits
+        return jnp.mean(CrossEntropy()(outputs.logits, labels)), outputs.logits
 
     results = [
         jax.jit(jax.value_and_grad(functools.partial(loss, module=models.build(s)), has_aux=True))(

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 from fermm import experiment
-from trainings import small_config
+from helpers.trainings import small_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}

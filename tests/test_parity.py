@@ -12,9 +12,12 @@ from keras.src.layers.normalization import batch_normalization
 
 import keras_networks
 from configs import paper
-from fermm import models
-from fermm.train import devices, loop, optimizer, partition, steps
+from fermm import models, settings
+from fermm.train import devices, partition, steps, updates
+from fermm.train.averaging import Average
 from fermm.train.feed import feed
+from fermm.train.keys import key_for, keys_for
+from fermm.train.losses import CrossEntropy
 
 pytestmark = [
     pytest.mark.keras,
@@ -149,14 +152,16 @@ def test_gradients(name):
         expected = our_variables(name, [model, *parts])["params"]
         trained = partition.trained_paths(variables["params"], CONFIG[name]["trainable"])
         params, frozen = partition.split(variables["params"], trained)
-        loss = steps.make_loss(our_network(name, "float64"), jnp.asarray(CLASS_WEIGHTS), "__call__")
+        loss = steps.make_loss(
+            our_network(name, "float64"), CrossEntropy(), jnp.asarray(CLASS_WEIGHTS), "__call__"
+        )
         (ours, _), ours_grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
             params,
             frozen,
             variables.get("batch_stats", {}),
             steps.Data({"images": images, "landmarks": landmarks}, jnp.asarray(labels)),
             jnp.ones(33, bool),
-            jax.random.key(0),
+            {"dropout": jax.random.key(0)},
         )
         np.testing.assert_allclose(ours, value, rtol=1e-12)
         expected, _ = partition.split(expected, trained)
@@ -191,20 +196,19 @@ def test_an_epoch_of_training(name):
 
         trained = partition.trained_paths(variables["params"], CONFIG[name]["trainable"])
         params, frozen = partition.split(variables["params"], trained)
-        optim = optimizer.make(CONFIG[name]["learning_rate"], {"kind": "constant"}, 4)
+        section = CONFIG[name] | {"schedule": {"kind": "constant"}}
+        made = updates.make(settings.train_config(section, "config.network"), 4)
         layout = devices.layout("none")
-        train_steps = steps.make_train_steps(
-            our_network(name, "float64"), optim.transform, jnp.asarray(CLASS_WEIGHTS), layout
-        )
-        statistics = variables.get("batch_stats", {})
-        state = steps.State(
-            jnp.int32(0), params, statistics, optim.transform.init(params), steps.zero_sums()
-        )
+        module = our_network(name, "float64")
+        weights = jnp.asarray(CLASS_WEIGHTS)
+        train_steps = steps.TrainSteps(module, made.transform, CrossEntropy(), weights, layout)
+        batch_stats = variables.get("batch_stats", {})
+        state = steps.start(params, batch_stats, made.transform, Average())
         state, frozen = (devices.put(tree, layout.state) for tree in (state, frozen))
         data = steps.Data({"images": images, "landmarks": landmarks}, labels)
         for buffer, size in feed([data], [np.arange(COUNT)], 32, layout):
-            state = train_steps(state, frozen, jax.random.key(0), buffer, 0, size)
-        ours = {"params": partition.merge(state.params, frozen), "batch_stats": state.statistics}
+            state = train_steps(state, frozen, keys_for(0, name, module), buffer, 0, size)
+        ours = {"params": partition.merge(state.params, frozen), "batch_stats": state.batch_stats}
         for collection, tree in expected.items():
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9),
@@ -232,14 +236,14 @@ def keras_learning_rates(callback, start, losses):
 
 
 def our_learning_rates(section, losses, steps_per_epoch=3):
-    optim = optimizer.make(section["learning_rate"], section["schedule"], steps_per_epoch)
-    state = optim.transform.init({"x": jnp.zeros(2)})
+    made = updates.make(settings.train_config(section, "config.network"), steps_per_epoch)
+    state = made.transform.init({"x": jnp.zeros(2)})
     rates = []
     for loss in losses:
         for _ in range(steps_per_epoch):
-            _, state = optim.transform.update({"x": jnp.ones(2)}, state)
-        rates.append(optim.learning_rate(state))
-        state = optim.end_epoch(state, loss)
+            _, state = made.transform.update({"x": jnp.ones(2)}, state)
+        rates.append(made.learning_rate(state))
+        state = made.end_epoch(state, loss)
     return rates
 
 
@@ -287,7 +291,7 @@ def test_initialisation_is_that_of_keras():
         module = our_network(name)
         images, landmarks, _ = samples(2)
         inputs = {"images": images, "landmarks": landmarks}
-        ours = jax.jit(module.init)(loop.key_for(0, name), inputs)
+        ours = jax.jit(module.init)(key_for(0, name), inputs)
 
         def same_spread(a, b):
             if a.std() == 0:

@@ -19,8 +19,9 @@ from configs import paper, synthetic
 from fermm import experiment, predict
 from fermm.data import synthetic as drawn
 from fermm.evaluate import metrics
-from fermm.train import checkpoint, loop
-from trainings import train_predictor
+from fermm.train import checkpoint
+from fermm.train import history as history_lib
+from helpers.trainings import train_predictor
 
 NETWORKS = ("image", "landmarks", "decision_fusion", "feature_fusion")
 
@@ -100,7 +101,7 @@ def test_every_way_to_name_a_checkpoint(workdir):
 
 
 def test_best_is_the_epoch_of_lowest_validation_loss(workdir):
-    history = loop.read_history(workdir / "landmarks" / "seed_0" / "history.csv")
+    history = history_lib.read(workdir / "landmarks" / "seed_0" / "history.csv")
     losses = [row["val_loss"] for row in history]
     best = int(np.argmin(losses)) + 1
     assert best < 2, "the fixture should make an earlier epoch the best"

@@ -12,7 +12,7 @@ from fermm import experiment, models, provenance
 from fermm.errors import InputError
 from fermm.evaluate import run
 from fermm.models import registry
-from trainings import small_config
+from helpers.trainings import small_config
 
 ROOT = Path(__file__).parent.parent
 

@@ -41,7 +41,7 @@ from fermm.evaluate import (
 )
 from fermm.evaluate import paper as papers
 from fermm.train import checkpoint as checkpoints
-from fermm.train import loop
+from fermm.train import history as history_lib
 
 SIZES = {"train": 42, "validation": 28, "test": 70}
 # Faces of the source stand in the splits in another order, as they do in a real run.
@@ -170,10 +170,10 @@ def fabricate(
                     _modalities(of_splits.get("test", ()), parts[seed]),
                 )
             history = [
-                dict.fromkeys(loop.HISTORY_COLUMNS, 0.5) | {"epoch": e, "seconds": seconds}
+                dict.fromkeys(history_lib.COLUMNS, 0.5) | {"epoch": e, "seconds": seconds}
                 for e in (1, 2)
             ]
-            loop.write_history(own / "history.csv", history)
+            history_lib.write(own / "history.csv", history)
             _write_meta(own / "checkpoints" / "2", config, name, seed, history, identity)
     return directory
 

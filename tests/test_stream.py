@@ -20,7 +20,7 @@ from fermm import experiment
 from fermm.data import batches, dataset, source, splits, stream, synthetic, tfds_builder
 from fermm.data.faces import Faces
 from fermm.errors import InputError
-from trainings import assert_identical, small_config
+from helpers.trainings import assert_identical, small_config
 
 N, SHARDS = 300, 4
 

@@ -1,4 +1,4 @@
-"""The training loop and whole runs, on the shipped configs made small."""
+"""Whole runs, on the shipped configs made small."""
 
 import csv
 import functools
@@ -16,7 +16,6 @@ from flax import traverse_util
 from tensorboardX.proto import event_pb2
 
 import fermm
-from configs import paper
 from fermm import experiment, models, settings
 from fermm import finished as finished_lib
 from fermm.data import batches
@@ -24,8 +23,10 @@ from fermm.data import synthetic as synthetic_faces
 from fermm.data.source import Source, load
 from fermm.errors import InputError
 from fermm.evaluate import run
-from fermm.train import checkpoint, devices, loop, optimizer, partition, steps
-from trainings import assert_identical, make_task, make_tasks, small_config, without_seconds
+from fermm.train import checkpoint, loop, saver, steps
+from fermm.train import history as history_lib
+from fermm.train.keys import key_for
+from helpers.trainings import assert_identical, small_config, without_seconds
 
 
 def read(workdir, network, seed=0):
@@ -51,76 +52,6 @@ def test_order_is_a_permutation_and_a_function_of_its_arguments():
     assert batches.order(0, 0, 6).tolist() == [0, 2, 1, 5, 4, 3]
 
 
-def test_a_step_is_compiled_once(tmp_path, monkeypatch):
-    """Whole and partial batches, first and later chunks and epochs: one trace."""
-    traces = []
-    make_loss = steps.make_loss
-
-    def counting(*args):
-        loss = make_loss(*args)
-        return lambda *inputs: (traces.append(1), loss(*inputs))[1]
-
-    monkeypatch.setattr(steps, "make_loss", counting)
-    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.01)
-    loop.fit([make_task(tmp_path, {"model": "nn2", "arguments": {}}, (".*",), epochs=3)])
-    assert len(traces) == 1
-
-
-def test_how_an_epoch_is_cut_into_chunks_changes_nothing(tmp_path, monkeypatch):
-    results = []
-    for name, seconds in (("whole", 100.0), ("cut", 1e-9)):
-        monkeypatch.setattr(loop, "CHUNK_SECONDS", seconds)
-        task = make_task(tmp_path / name, {"model": "nn2", "arguments": {}}, (".*",), epochs=2)
-        task.directory.mkdir()
-        results.append(loop.fit([task])[0][0])
-    assert_identical(*results)
-
-
-def test_seeds_trained_at_once_are_those_trained_alone(tmp_path):
-    seeds = (0, 3, 7)
-    together = loop.fit(make_tasks(tmp_path / "together", seeds, epochs=6))
-    rates = set()
-    for seed, (variables, history) in zip(seeds, together, strict=True):
-        [(alone, alone_history)] = loop.fit(make_tasks(tmp_path / "alone", (seed,), epochs=6))
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), variables, alone
-        )
-        for row, expected in zip(
-            without_seconds(history), without_seconds(alone_history), strict=True
-        ):
-            np.testing.assert_allclose(list(row.values()), list(expected.values()), rtol=1e-4)
-        rates.add(tuple(row["learning_rate"] for row in history))
-        saved = checkpoint.read(tmp_path / "together" / f"seed_{seed}" / "checkpoints" / "6")
-        assert_identical(saved.variables, variables)
-    assert len(rates) > 1, "each seed should have reached its own plateau"
-
-
-def test_seeds_trained_at_once_go_on_to_the_same_bits(tmp_path, monkeypatch):
-    """Stopped while a checkpoint of the second epoch was on disk for one of two seeds only."""
-    expected = loop.fit(make_tasks(tmp_path / "whole", (0, 1)))
-    tasks = make_tasks(tmp_path / "cut", (0, 1))
-    loop.fit([task._replace(settings=task.settings | {"epochs": 2}) for task in tasks])
-    shutil.rmtree(tasks[1].directory / "checkpoints" / "2")
-    resumed = loop.fit(tasks)
-    for (variables, history), (want, want_history) in zip(resumed, expected, strict=True):
-        assert_identical(variables, want)
-        assert without_seconds(history) == without_seconds(want_history)
-
-
-def test_seeds_that_were_begun_together_stay_together(tmp_path):
-    tasks = make_tasks(tmp_path, (0, 1, 2, 3, 4, 5), epochs=1)
-    places = {task.seed: task.directory / "checkpoints" for task in tasks}
-    assert loop.groups(places, 4) == [[0, 1, 2, 3], [4, 5]]
-    loop.fit(tasks[1:3])
-    loop.fit(tasks[4:5])
-    assert loop.groups(places, 4) == [[1, 2], [4], [0, 3, 5]]
-    assert loop.groups(places, 1) == [[1, 2], [4], [0], [3], [5]]
-    shutil.rmtree(places[1])
-    assert loop.groups(places, 4) == [[1, 2], [4], [0, 3, 5]]
-    del places[1]
-    assert loop.groups(places, 4) == [[2], [4], [0, 3, 5]]
-
-
 def test_a_damaged_checkpoint_of_one_of_several_seeds_changes_no_bit(tmp_path, monkeypatch):
     config = small_config(networks=("landmarks",), seeds=(0, 1))
     experiment.run(config, tmp_path)
@@ -136,80 +67,10 @@ def test_a_damaged_checkpoint_of_one_of_several_seeds_changes_no_bit(tmp_path, m
         assert_identical((found.variables, found.training), (want.variables, want.training))
     assert predicted.read_bytes() == content
     # What is trained already is not trained again.
-    monkeypatch.setattr(steps, "make_train_steps", None)
+    monkeypatch.setattr(steps, "TrainSteps", None)
     predicted.unlink()
     experiment.run(config, tmp_path)
     assert predicted.read_bytes() == content
-
-
-def test_running_figures_are_means_over_the_samples(tmp_path):
-    """With a learning rate of (almost) 0 and no dropout they are those of a plain evaluation."""
-    spec = {"model": "nn2", "arguments": {"dropout": 0.0}}
-    task = make_task(tmp_path, spec, ("logits/.*", "!.*"))
-    task.settings["learning_rate"] = 1e-12
-    [(_, history)] = loop.fit([task])
-    outputs = task.module.apply(task.variables, task.train.inputs)
-    losses = np.asarray(steps.cross_entropy(outputs.logits, task.train.labels))
-    weights = task.class_weights[task.train.labels]
-    np.testing.assert_allclose(history[0]["loss"], np.mean(weights * losses), rtol=1e-5)
-    right = np.argmax(outputs.logits, -1) == task.train.labels
-    np.testing.assert_allclose(history[0]["accuracy"], right.mean(), rtol=1e-6)
-    outputs = task.module.apply(task.variables, task.validation.inputs)
-    losses = steps.cross_entropy(outputs.logits, task.validation.labels)
-    np.testing.assert_allclose(history[0]["val_loss"], losses.mean(), rtol=1e-5)
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
-    task = make_task(tmp_path, {"model": "nn2", "arguments": {}}, (".*",))
-    task.settings["learning_rate"] = float("inf")
-    with pytest.raises(InputError, match=r"network, seed 0: a parameter, .* by step 1 of epoch 1"):
-        loop.fit([task])
-
-
-def test_forward_gives_any_number_of_samples_the_same_result():
-    module = models.build({"model": "nn2", "arguments": {}})
-    random = np.random.default_rng(0)
-    inputs = {"landmarks": random.uniform(0, 48, (600, 68, 2)).astype(np.float32)}
-    variables = jax.jit(module.init)(jax.random.key(0), inputs)
-    whole = module.apply(variables, inputs).logits
-    forward = steps.make_forward(module, devices.layout("none"))
-    for count in (1, 255, 256, 257, 600):
-        some = forward(variables, {"landmarks": inputs["landmarks"][:count]}).logits
-        assert some.shape == (count, 7)
-        np.testing.assert_allclose(some, whole[:count], atol=1e-5)
-
-
-def test_only_trained_parameters_have_gradients_and_optimiser_state():
-    config = paper.get_config().to_dict()
-    spec = {
-        "head": "feature",
-        "arguments": config["feature_fusion"]["arguments"],
-        **{p: {"model": config[p]["model"], "arguments": {}} for p in ("image", "landmarks")},
-    }
-    module = models.build(spec, trained={"head/logits/kernel"})
-    inputs = {
-        "images": np.zeros((2, 48, 48), np.uint8),
-        "landmarks": np.zeros((2, 68, 2), np.float32),
-    }
-    shapes = jax.eval_shape(module.init, jax.random.key(0), inputs)
-    trained = partition.trained_paths(shapes["params"], config["feature_fusion"]["trainable"])
-    params, frozen = partition.split(shapes["params"], trained)
-    optim = optimizer.make(1e-3, {"kind": "constant"}, 1)
-    state = jax.eval_shape(optim.transform.init, params)
-    # Two moments for each of the 3,271 parameters of the head, and two counters.
-    assert sum(x.size for x in jax.tree.leaves(state)) == 2 * 3_271 + 2
-    assert set(params) == {"head"}
-    assert set(frozen) == {"image", "landmarks"}
-    # Even asked for, no gradient passes the stop.
-    variables = jax.jit(module.init)(jax.random.key(0), inputs)
-
-    def loss(params):
-        return module.apply(variables | {"params": params}, inputs).logits.sum()
-
-    gradient = jax.grad(loss)(variables["params"])
-    for part in ("image", "landmarks"):
-        assert all(not np.any(x) for x in jax.tree.leaves(gradient[part]))
-    assert any(np.any(x) for x in jax.tree.leaves(gradient["head"]))
 
 
 def test_what_a_run_leaves(finished):
@@ -224,7 +85,7 @@ def test_what_a_run_leaves(finished):
         with open(finished / name / "seed_0" / "history.csv") as file:
             rows = list(csv.DictReader(file))
         assert [row["epoch"] for row in rows] == ["1", "2"]
-        assert list(rows[0]) == list(loop.HISTORY_COLUMNS)
+        assert list(rows[0]) == list(history_lib.COLUMNS)
         if name == "image":  # the rate of each epoch's own steps, by a step schedule at epoch 1
             rates = [float(row["learning_rate"]) for row in rows]
             np.testing.assert_allclose(rates, [5e-4, 1e-4], rtol=1e-6)
@@ -325,7 +186,7 @@ def test_event_files_hold_the_history(tmp_path):
         for event in events_in(file.read_bytes()):
             for value in event.summary.value:
                 scalars[value.tag, event.step] = value.simple_value
-        history = loop.read_history(tmp_path / "run" / "landmarks" / f"seed_{seed}" / "history.csv")
+        history = history_lib.read(tmp_path / "run" / "landmarks" / f"seed_{seed}" / "history.csv")
         expected = {(k, r["epoch"]): v for r in history for k, v in r.items() if k != "epoch"}
         assert scalars == pytest.approx(expected, rel=1e-6)
 
@@ -346,7 +207,7 @@ def test_a_fusion_leaves_its_parts_bit_identical(finished):
             assert_identical(fused.variables["params"][part], own.variables["params"])
             if part == "landmarks":
                 assert_identical(fused.variables["batch_stats"][part], own.variables["batch_stats"])
-        moments = traverse_util.flatten_dict(fused.training["optimizer"], sep="/")
+        moments = traverse_util.flatten_dict(fused.training["opt_state"], sep="/")
         assert moments
         assert not [path for path in moments if "image" in path or "landmarks" in path]
 
@@ -394,18 +255,18 @@ def experiment_head(workdir, fusion):
         "images": np.zeros((1, 48, 48), np.uint8),
         "landmarks": np.zeros((1, 68, 2), np.float32),
     }
-    return jax.jit(module.init)(loop.key_for(0, fusion, "initialisation"), inputs)["params"]["head"]
+    return jax.jit(module.init)(key_for(0, fusion, "initialisation"), inputs)["params"]["head"]
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch):
     """Stopped in the second epoch of the image network, then called again."""
-    write = loop.write_history
+    write = history_lib.write
 
     def stop_after_first_epoch(path, history):
         write(path, history)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "write_history", stop_after_first_epoch)
+    monkeypatch.setattr(saver.history, "write", stop_after_first_epoch)
     with pytest.raises(KeyboardInterrupt):
         experiment.run(small_config(), tmp_path / "run")
     assert checkpoint.epochs(tmp_path / "run" / "image" / "seed_0" / "checkpoints") == [1]
@@ -486,10 +347,10 @@ def test_only_what_restoring_needs_is_kept(finished, tmp_path, monkeypatch, keep
             fermm.restore(workdir, name).variables, fermm.restore(finished, name).variables
         )
     # A finished run is known as one, and fused: in the same directory, and from another.
-    make_train_steps = steps.make_train_steps
-    monkeypatch.setattr(steps, "make_train_steps", None)
+    train_steps = steps.TrainSteps
+    monkeypatch.setattr(steps, "TrainSteps", None)
     experiment.run(config | {"evaluate": {"splits": ("test",)}}, workdir)
-    monkeypatch.setattr(steps, "make_train_steps", make_train_steps)
+    monkeypatch.setattr(steps, "TrainSteps", train_steps)
     config = small_config(
         networks=("decision_fusion",), keep=keep, decision_fusion__start_from=str(workdir)
     )
@@ -585,9 +446,15 @@ def test_running_statistics_stay_where_normalisation_is_not_trained(finished, tm
         ({"data__landmarks": "dlib"}, "config.data.landmarks: 'dlib' is unknown; there are paper"),
         ({"evaluate__splits": ("tset",)}, "config.evaluate.splits: 'tset' .* mean 'test'"),
         ({"image__schedule__kind": "stop"}, "config.image.schedule.kind: 'stop' .* mean 'step'"),
-        ({"image__schedule__kind": "plateau"}, "config.image.schedule.* is missing, which kind"),
-        ({"image__epochs": 0}, "config.image.epochs is 0: at least 1"),
-        ({"image__learning_rate": -1.0}, "config.image.learning_rate is -1.0: a number above 0"),
+        (
+            {"image__schedule__kind": "plateau"},
+            "config.image.schedule.patience is missing in the config file",
+        ),
+        ({"image__epochs": 0}, "config.image.epochs is 0, needs at least 1"),
+        (
+            {"image__learning_rate": -1.0},
+            "config.image.learning_rate is -1.0, needs a number above 0",
+        ),
         ({"image__schedule": {"factor": 0.2}}, "config.image.schedule.kind is missing"),
         (
             {"image__schedule": {"kind": "constant", "patiense": 3}},
@@ -595,7 +462,10 @@ def test_running_statistics_stay_where_normalisation_is_not_trained(finished, tm
         ),
         ({"evaluate": {}}, "config.evaluate.splits is missing in the config file"),
         ({"data__synthetic": {"cuont": 3}}, "config.data.synthetic: 'cuont' .* mean 'count'"),
-        ({"image__schedule__factor": 0.0}, "config.image.schedule.factor is 0.0: between 0 and 1"),
+        (
+            {"image__schedule__factor": 0.0},
+            "config.image.schedule.factor is 0.0, needs a number between 0 and 1",
+        ),
         ({"data__source": "fer2013"}, "config.data.source is synthetic there and fer2013 now"),
         ({"keep": "best"}, "config.keep: 'best' is unknown; there are all, last, restore"),
     ],
@@ -776,31 +646,6 @@ def test_jax_names_the_operation_that_makes_a_nan(tmp_path, monkeypatch):
     config = small_config(networks=("landmarks",), debug_nans=True)
     with pytest.raises(FloatingPointError, match="encountered in log"):
         experiment.run(config, tmp_path)
-
-
-def test_class_weights_multiply_the_loss_and_do_not_divide_it():
-    """Keras divides by the number of samples, not by the sum of their weights."""
-    module = models.build({"model": "nn2", "arguments": {"dropout": 0.0}})
-    inputs = {"landmarks": jnp.zeros((3, 68, 2))}
-    variables = jax.jit(module.init)(jax.random.key(0), inputs)
-    weights = jnp.arange(1.0, 8.0)
-    loss = steps.make_loss(module, weights, "__call__")
-    labels = jnp.array([0, 6, 6])
-    mask = jnp.array([True, True, False])
-    total, _ = loss(
-        variables["params"],
-        {},
-        variables["batch_stats"],
-        steps.Data(inputs, labels),
-        mask,
-        jax.random.key(0),
-    )
-    outputs, _ = module.apply(
-        variables, inputs, train=True, mask=mask, mutable=["batch_stats"],
-        rngs={"dropout": jax.random.key(0)},
-    )  # fmt: skip
-    each = steps.cross_entropy(outputs.logits, labels)
-    np.testing.assert_allclose(total, (1 * each[0] + 7 * each[1]) / 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize("count", [2, 3, 70, 3589])

@@ -10,14 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import paper
-from fermm import models
+from fermm import models, settings
 from fermm.data import batches
 from fermm.data.landmarks import PUBLISHED_PREDICTOR
 from fermm.models.fusion import MODALITIES
 from fermm.predict import Network
-from fermm.train import checkpoint, devices, loop, optimizer, partition
+from fermm.train import checkpoint, devices, partition, updates
 from fermm.train import steps as training
 from fermm.train.feed import feed
+from fermm.train.keys import key_for, keys_for, put_keys
+from fermm.train.stacking import stack, unstack
+from fermm.train.training import metrics
 
 CONFIG = paper.get_config().to_dict()
 NETWORKS = ("image", "landmarks", "decision_fusion", "feature_fusion")
@@ -63,34 +66,32 @@ class Peer:
         module = models.build(spec)
         one = {name: self._data[name][:1] for name in module.inputs}
         initialise = jax.jit(module.init)
-        variables = [initialise(loop.key_for(seed, network), one) for seed in range(seeds)]
+        variables = [initialise(key_for(seed, network), one) for seed in range(seeds)]
         trained = partition.trained_paths(variables[0]["params"], section["trainable"])
         self._module = models.build(spec, trained)
         self._train_count = len(self._data["train"])
         per_epoch = math.ceil(self._train_count / batch_size)
-        optim = optimizer.make(section["learning_rate"], section["schedule"], per_epoch)
+        config = settings.train_config(section, f"config.{network}")
+        made = updates.make(config, per_epoch)
         states, frozens = [], []
         for each in variables:
             params, frozen = partition.split(each["params"], trained)
-            state = training.State(
-                jnp.int32(0),
-                params,
-                dict(each.get("batch_stats", {})),
-                optim.transform.init(params),
-                training.zero_sums(),
-            )
+            batch_stats = dict(each.get("batch_stats", {}))
+            state = training.start(params, batch_stats, made.transform, config.average)
             states.append(devices.to_host(state))
             frozens.append(devices.to_host(frozen))
         self._variables = variables
-        self._optimizer = optim
+        self._updates, self._loss = made, config.loss
         self._layout = layout = devices.layout("none")
         self._state, self._frozen = (
-            devices.put(loop.stack(trees), layout.state) for trees in (states, frozens)
+            devices.put(stack(trees), layout.state) for trees in (states, frozens)
         )
-        self._keys = loop.put_keys([loop.key_for(seed, "dropout") for seed in range(seeds)], layout)
-        self._train_steps = training.make_train_steps(
+        keys = [keys_for(seed, network, self._module) for seed in range(seeds)]
+        self._keys = put_keys(keys, layout)
+        self._train_steps = training.TrainSteps(
             self._module,
-            optim.transform,
+            made.transform,
+            config.loss,
             jnp.asarray(self._data["class_weights"], jnp.float32),
             layout,
             self._method,
@@ -123,18 +124,19 @@ class Peer:
         self._state = self._state._replace(sums=jax.tree.map(jnp.zeros_like, self._state.sums))
         self._advance(math.ceil(self._train_count / self._batch_size))
         losses = []
-        for i, state in enumerate(loop.unstack(devices.to_host(self._state), self._seeds)):
+        for i, state in enumerate(unstack(devices.to_host(self._state), self._seeds)):
             _, frozen = partition.split(self._variables[i]["params"], frozenset(_paths(state)))
             variables = {
                 "params": partition.merge(state.params, frozen),
-                "batch_stats": state.statistics,
+                "batch_stats": state.batch_stats,
             }
             data = self._validation
-            losses.append(loop.figures(self._forward(variables, data.inputs), data)[0])
+            outputs = self._forward(variables, data.inputs)
+            losses.append(metrics(outputs, data, self._loss)[0])
         value = jnp.asarray(losses, jnp.float32)
         self._state = self._state._replace(
-            optimizer=self._optimizer.end_epoch(
-                self._state.optimizer, value if self._seeds > 1 else value[0]
+            opt_state=self._updates.end_epoch(
+                self._state.opt_state, value if self._seeds > 1 else value[0]
             )
         )
         self._epoch += 1
@@ -182,7 +184,7 @@ class Peer:
             "flops", "bytes", and "parameters", the number of those that are trained.
         """
         buffer, _ = next(self._feed())
-        arguments = (self._state, self._frozen, self._keys, buffer, 0, 1)
+        arguments = (self._state, self._frozen, self._keys, buffer)
         # Of a loop whose length it does not know, XLA counts the body once.
         analysis = self._train_steps.lower(*arguments).compile().cost_analysis()
         return {

@@ -19,7 +19,8 @@ from fermm.evaluate import metrics, paper
 from fermm.evaluate.metrics import Predictions
 from fermm.models.fusion import MODALITIES
 from fermm.paths import whole
-from fermm.train import checkpoint, loop
+from fermm.train import checkpoint
+from fermm.train import history as history_lib
 
 SAMPLES = "samples.npz"
 METRICS = "metrics.json"
@@ -376,9 +377,9 @@ def _load_trained(
             _check_fields(entry, {"epoch": int, "files": {}})
     file = directory / "history.csv"
     with metrics.refuse_damage(file):
-        history = loop.read_history(file)
-        if not history or any(set(row) != set(loop.HISTORY_COLUMNS) for row in history):
-            raise ValueError(f"needs the columns {', '.join(loop.HISTORY_COLUMNS)} and a row")
+        history = history_lib.read(file)
+        if not history or any(set(row) != set(history_lib.COLUMNS) for row in history):
+            raise ValueError(f"needs the columns {', '.join(history_lib.COLUMNS)} and a row")
     predictions = {}
     for name in names:
         file = predictions_file(directory, name)

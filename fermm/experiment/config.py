@@ -211,15 +211,14 @@ def read(given: Mapping[str, Any]) -> Config:
     )
 
 
-def explain(given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The path of each field that the config `given` may have, and what it means."""
+def explain() -> Iterator[tuple[str, str, str]]:
+    """Each field that a config may have, as `fermm.config.explain` gives it.
+
+    The sections of networks stand under `<network>`, the members of a fusion under `<member>`.
+    """
     yield from config.explain(RunConfig)
-    own = {field.name for field in dataclasses.fields(RunConfig)}
-    for name, section in given.items():
-        if name not in own and isinstance(section, Mapping):
-            yield from config.explain(NetworkConfig, f"{name}.")
-            for member in section.get("members", {}):
-                yield from config.explain(MemberConfig, f"{name}.members.{member}.")
+    yield from config.explain(NetworkConfig, "<network>.")
+    yield from config.explain(MemberConfig, "<network>.members.<member>.")
 
 
 def default_of(field: str, value: str) -> Any:

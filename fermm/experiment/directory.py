@@ -130,7 +130,7 @@ def claim(config: Config, source: Source, directory: RunDirectory) -> None:
         directory.data,
         {
             "title": source.title,
-            "note": "; ".join(source.notes),
+            "notes": list(source.notes),
             "classes": list(samples.classes),
             "features": {name: each.to_json() for name, each in samples.described.items()},
             "identity": source.identity,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fermm.models.landmarks import LandmarkNetwork
     from fermm.models.registry import register, register_head
     from fermm.models.specs import Spec, is_fusion, members
+    from fermm.models.streams import streams
     from fermm.models.types import Inputs, Outputs, shapes
 
 __all__ = [
@@ -41,9 +42,13 @@ __all__ = [
     "register",
     "register_head",
     "shapes",
+    "streams",
 ]
 
-_HOMES = ("specs", "types", "registry", "image", "landmarks", "fusion", "freezing", "building")
+_HOMES = (
+    *("specs", "types", "registry", "streams"),
+    *("image", "landmarks", "fusion", "freezing", "building"),
+)
 
 
 def __getattr__(name: str) -> Any:

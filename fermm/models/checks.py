@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fermm.errors import InputError
+from fermm.models.streams import streams
 from fermm.models.types import Outputs, shapes
 from fermm.samples import Feature
 
@@ -134,7 +135,7 @@ def check_network(
             inputs,
             train=True,
             mask=mask,
-            rngs={"dropout": key},
+            rngs=dict.fromkeys(streams(module), key),
             mutable=["batch_stats"],
         )
 

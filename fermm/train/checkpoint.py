@@ -4,8 +4,12 @@ A directory `checkpoints/` holds a sub-directory for each position that is kept:
 epochs, `3+250` after 250 steps of the fourth. Kept are the last two epochs, the best by validation
 loss, the last position, and, while training goes on, the one before it. In each:
 
-- `variables`: {"params": ..., "batch_stats": ...}, nested dicts of arrays, frozen parts included;
-- `training`: what is needed to go on: the optimiser's state, the step, the epoch's sums so far;
+- `variables`: {"params": ..., "batch_stats": ...}, nested dicts of arrays, frozen parts included:
+  what the network predicts with. Where weights are averaged (`config.<network>.average`), these are
+  the averages;
+- `training`: what is needed to go on: `opt_state`, the optimiser's state; `step`; `sums`, those of
+  the epoch so far; and, where weights are averaged, `raw`, the trained parameters and the running
+  statistics that are not averages, with which the training goes on;
 - `meta.json`: how to build the network, its config, seed, position, history, versions, the digests
   of its data, of the predictor that found its landmarks and of the user's own code;
 - `checksums.json`: size and SHA-256 of every other file; written last. In a checkpoint from which
@@ -33,7 +37,7 @@ from fermm.errors import InputError
 from fermm.paths import bring_all_to_disk, bring_to_disk, whole
 from fermm.train import devices
 
-FORMAT = 4
+FORMAT = 5
 WHICH = ("last", "best")
 KEEP = ("all", "restore", "last")
 _META, _CHECKSUMS = "meta.json", "checksums.json"

@@ -28,7 +28,7 @@ def feed(
     Each process takes from its samples only what its own devices get.
 
     Args:
-        data: for each seed that is trained at once, N samples; the labels are the same. The inputs
+        data: for each seed that is trained at once, N samples; the targets are the same. The inputs
             are arrays, or columns of a data set on disk.
         orders: for each, int (N,): the order of its samples.
         batch_size: samples in a step. The last batch is padded and masked; so is every batch
@@ -43,7 +43,7 @@ def feed(
         are steps of the epoch. With several seeds the arrays, the mask excepted, have one more axis
         in front, the seeds.
     """
-    count, stacked = len(data[0].labels), len(data) > 1
+    count, stacked = len(data[0].targets), len(data) > 1
     steps_per_epoch = math.ceil(count / batch_size)
     padded = layout.round_up(batch_size)
     seeds = layout.share(len(data)) if layout.kind == "seeds" else slice(None)
@@ -77,20 +77,20 @@ def feed(
             for each, order in mine
         ]
         for start, *taken in zip(starts, *readers, strict=True):
-            inputs, labels = jax.tree.map(lay, *taken)
+            inputs, targets = jax.tree.map(lay, *taken)
             mask = places(start) < count
             shared = layout.batches(False) if layout.kind == "batch" else layout.replicated
             valid = devices.put_share(mask[:, columns], shared, mask.shape)
-            yield Batches(inputs, labels, valid), min(size, steps_per_epoch - start)
+            yield Batches(inputs, targets, valid), min(size, steps_per_epoch - start)
 
 
 def _read(
     data: Data, blocks: Iterator[np.ndarray], workers: int
 ) -> Generator[tuple[Any, Any], None, None]:
-    """Inputs and labels of the samples of each block, int (S, B), from memory or from disk."""
+    """Inputs and targets of the samples of each block, int (S, B), from memory or from disk."""
     if not isinstance(jax.tree.leaves(data.inputs)[0], stream.Column):
         for rows in blocks:
-            yield jax.tree.map(lambda x: x[rows], (data.inputs, data.labels))  # noqa: B023
+            yield jax.tree.map(lambda x: x[rows], (data.inputs, data.targets))  # noqa: B023
         return
     known = list(blocks)
     if not known:
@@ -101,4 +101,4 @@ def _read(
     ) as chunks:
         for rows, chunk in zip(known, chunks, strict=True):
             inputs = {k: x.reshape(*rows.shape, *x.shape[1:]) for k, x in chunk.items()}
-            yield inputs, data.labels[rows]
+            yield inputs, data.targets[rows]

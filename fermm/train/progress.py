@@ -28,9 +28,9 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def update(self, steps: int, **figures: float) -> None:
-        """`steps` more are done; the epoch's figures so far."""
-        self._bar.set_postfix({k: f"{v:.4g}" for k, v in figures.items()}, refresh=False)
+    def update(self, steps: int, **metrics: float) -> None:
+        """`steps` more are done; the metrics of the epoch so far."""
+        self._bar.set_postfix({k: f"{v:.4g}" for k, v in metrics.items()}, refresh=False)
         self._bar.update(steps)
 
     def line(self, text: str) -> None:

@@ -1,7 +1,7 @@
 """The compiled functions: training steps, and one pass over a split without training."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -11,10 +11,18 @@ import numpy as np
 import optax
 
 from fermm import models
+from fermm.errors import InputError
+from fermm.samples import Feature
 from fermm.train import partition
+from fermm.train.augmentation import Augmentation
+from fermm.train.averaging import Average
 from fermm.train.devices import Layout, put, put_share
+from fermm.train.keys import Keys
+from fermm.train.losses import Loss
 
 EVALUATION_BATCH = 256
+IN_ONE_CALL = ("many", "one")
+_ROWS = 5  # of the batch that a step is tried with
 
 
 class Data(NamedTuple):
@@ -22,11 +30,12 @@ class Data(NamedTuple):
 
     Attributes:
         inputs: arrays (N, ...) in the tree that the network's method takes.
-        labels: int (N,).
+        targets: int (N,), the class of each sample; or float (N, K), its distribution over the
+            classes.
     """
 
     inputs: Any
-    labels: jax.Array | np.ndarray
+    targets: jax.Array | np.ndarray
 
 
 class Batches(NamedTuple):
@@ -34,12 +43,12 @@ class Batches(NamedTuple):
 
     Attributes:
         inputs: arrays (S, B, ...) in the tree that the network's method takes.
-        labels: int32 (S, B).
+        targets: int32 (S, B) or float (S, B, K).
         mask: bool (S, B), false where a batch is padded.
     """
 
     inputs: Any
-    labels: jax.Array | np.ndarray
+    targets: jax.Array | np.ndarray
     mask: jax.Array | np.ndarray
 
 
@@ -55,17 +64,26 @@ class State(NamedTuple):
 
     Attributes:
         step: updates made, int32 scalar.
-        params: the trained parameters.
-        statistics: running statistics of batch normalisation.
-        optimizer: state of the optimiser.
+        params: the trained parameters, as the optimiser updates them.
+        batch_stats: running statistics of batch normalisation, as the network updates them.
+        opt_state: state of the optimiser.
+        average: the averages of `params` and `batch_stats`, by these names, with which the network
+            predicts; {} where nothing is averaged, see `fermm.train.averaging`.
         sums: see `Sums`; set to zero when an epoch begins.
     """
 
     step: jax.Array
     params: Any
-    statistics: Any
-    optimizer: Any
+    batch_stats: Any
+    opt_state: Any
+    average: Any
     sums: Sums
+
+    def predicts_with(self) -> tuple[Any, Any]:
+        """The parameters and statistics for validation and prediction."""
+        if self.average:
+            return self.average["params"], self.average["batch_stats"]
+        return self.params, self.batch_stats
 
 
 def zero_sums() -> Sums:
@@ -73,143 +91,334 @@ def zero_sums() -> Sums:
     return Sums(jnp.float32(0), jnp.float32(0))
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array | np.ndarray) -> jax.Array:
-    """Categorical cross-entropy of each sample: (B, 7), int (B,) -> (B,)."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+def start(
+    params: Any, batch_stats: Any, transform: optax.GradientTransformation, average: Average
+) -> State:
+    """The state before the first step.
+
+    Args:
+        params: the trained parameters.
+        batch_stats: running statistics.
+        transform: of their gradients.
+        average: whether parameters are averaged.
+    """
+    return State(
+        jnp.int32(0),
+        params,
+        batch_stats,
+        transform.init(params),
+        average.start(params, batch_stats),
+        zero_sums(),
+    )
+
+
+def labels_of(targets: Any) -> Any:
+    """The class of each sample: of a distribution, the most probable one; int (...,)."""
+    return targets if jnp.issubdtype(targets.dtype, jnp.integer) else targets.argmax(-1)
 
 
 def make_loss(
-    module: nn.Module, class_weights: jax.Array, method: str
+    module: nn.Module, loss: Loss, class_weights: jax.Array, method: str
 ) -> Callable[..., tuple[jax.Array, tuple[Any, Sums]]]:
     """The training loss of one batch.
 
     Layers with running statistics of which no parameter is in `params` keep these, and normalise by
     them, see `fermm.models.freezing`.
 
+    Args:
+        module: the network.
+        loss: of a sample.
+        class_weights: float (K,), what the loss of a sample of each class is multiplied by; where
+            the target is a distribution, the expected weight.
+        method: "__call__", or "classify" if the inputs are outputs of `encode`.
+
     Returns:
-        `loss(params, frozen, statistics, data, mask, key) -> (loss, (statistics, sums))`: the mean
-        over the samples where `mask`, bool (B,), is true of class weight x cross-entropy. As in
-        Keras, the divisor is the number of samples, not the sum of their weights.
+        `loss(params, frozen, batch_stats, data, mask, streams) -> (loss, (batch_stats, sums))`: the
+        mean over the samples where `mask`, bool (B,), is true of class weight x loss. As in Keras,
+        the divisor is the number of samples, not the sum of their weights. `streams` has a key for
+        each random stream of the network.
     """
 
-    def loss(
-        params: Any, frozen: Any, statistics: Any, data: Data, mask: jax.Array, key: jax.Array
+    def of_batch(
+        params: Any,
+        frozen: Any,
+        batch_stats: Any,
+        data: Data,
+        mask: jax.Array,
+        streams: Mapping[str, jax.Array],
     ) -> tuple[jax.Array, tuple[Any, Sums]]:
-        variables = {"params": partition.merge(params, frozen), "batch_stats": statistics}
+        variables = {"params": partition.merge(params, frozen), "batch_stats": batch_stats}
         options: dict[str, Any] = {"mask": mask} if method == "__call__" else {}
-        still = models.Frozen(models.frozen_layers(params, frozen, statistics))
+        still = models.Frozen(models.frozen_layers(params, frozen, batch_stats))
         with still.applied():
             outputs, changed = module.apply(
                 variables,
                 data.inputs,
                 train=True,
                 **options,
-                rngs={"dropout": key},
+                rngs=dict(streams),
                 mutable=["batch_stats"],
                 method=method,
             )
-        logits = outputs.logits
-        weight = jnp.where(mask, class_weights[data.labels], 0).astype(logits.dtype)
-        total = jnp.sum(weight * cross_entropy(logits, data.labels))
-        correct = jnp.sum(mask & (jnp.argmax(logits, -1) == data.labels))
+        logits, targets = outputs.logits, jnp.asarray(data.targets)
+        if targets.ndim == 1:
+            of_sample = class_weights[targets]
+        else:
+            of_sample = jnp.sum(targets * class_weights.astype(targets.dtype)[None], -1)
+        weight = jnp.where(mask, of_sample, 0).astype(logits.dtype)
+        total = jnp.sum(weight * loss(logits, targets))
+        correct = jnp.sum(mask & (jnp.argmax(logits, -1) == labels_of(targets)))
         sums = Sums(total.astype(jnp.float32), correct.astype(jnp.float32))
         return total / jnp.sum(mask).astype(logits.dtype), (
-            still.keep(statistics, changed.get("batch_stats", statistics)),
+            still.keep(batch_stats, changed.get("batch_stats", batch_stats)),
             sums,
         )
 
-    return loss
+    return of_batch
 
 
-def check_step(module: nn.Module, variables: Mapping[str, Any], trained: frozenset[str]) -> None:
-    """Traces the loss of a batch and its gradient; computes nothing.
+def augment(
+    augmentations: Sequence[Augmentation], key: jax.Array, inputs: Mapping[str, jax.Array]
+) -> Mapping[str, jax.Array]:
+    """The inputs of a batch, changed by each augmentation in turn.
+
+    Args:
+        augmentations: each draws from a key of its own.
+        key: of the step.
+        inputs: arrays (B, ...) by the feature's name.
+    """
+    for place, augmentation in enumerate(augmentations):
+        inputs = augmentation(jax.random.fold_in(key, place), inputs)
+    return inputs
+
+
+def check_step(
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    trained: frozenset[str],
+    *,
+    loss: Loss,
+    transform: optax.GradientTransformation,
+    augmentations: Sequence[Augmentation],
+    features: Mapping[str, Feature],
+    classes: int,
+    distributions: bool = False,
+) -> Any:
+    """Traces the loss of a batch, its gradient and the update of the parameters; computes nothing.
 
     Args:
         module: the network.
         variables: shapes and types of its variables.
         trained: paths of the parameters that are trained.
+        loss: of a sample.
+        transform: of the gradients.
+        augmentations: what is done to a batch before.
+        features: what is known of the features that the network reads.
+        classes: the number of classes, K.
+        distributions: whether targets are distributions over the classes.
+
+    Returns:
+        Shapes and types of the state of `transform`.
 
     Raises:
-        InputError: a frozen layer cannot be kept from moving, see `fermm.models.freezing`; or
-            whatever the network raises.
+        InputError: a frozen layer cannot be kept from moving, see `fermm.models.freezing`; an
+            augmentation changes nothing that the network reads, or changes shapes or types; the
+            loss is not one number for each sample; or whatever the network raises.
     """
     params, frozen = partition.split(variables["params"], trained)
-    rows = 5
-    labels: Any = jax.ShapeDtypeStruct((rows,), np.int32)
-    data = Data(models.shapes(module.inputs, rows), labels)
-    mask, key = jax.ShapeDtypeStruct((rows,), np.bool_), jax.eval_shape(lambda: jax.random.key(0))
-    gradient = jax.value_and_grad(make_loss(module, jnp.ones(7), "__call__"), has_aux=True)
-    jax.eval_shape(gradient, params, frozen, variables.get("batch_stats", {}), data, mask, key)
+    batch_stats = variables.get("batch_stats", {})
+    inputs = {
+        name: jax.ShapeDtypeStruct((_ROWS, *features[name].shape), np.dtype(features[name].dtype))
+        for name in module.inputs
+    }
+    targets: Any = jax.ShapeDtypeStruct((_ROWS,), np.int32)
+    if distributions:
+        targets = jax.ShapeDtypeStruct((_ROWS, classes), np.float32)
+    mask, key = jax.ShapeDtypeStruct((_ROWS,), np.bool_), jax.eval_shape(lambda: jax.random.key(0))
+    _check_augmentations(augmentations, key, inputs)
+    logits = jax.ShapeDtypeStruct((_ROWS, classes), np.float32)
+    found: Any = jax.eval_shape(loss, logits, targets)
+    if getattr(found, "shape", None) != (_ROWS,):
+        given = f"{found.dtype} {found.shape}" if hasattr(found, "shape") else type(found).__name__
+        raise InputError(
+            f"the loss returns {given} for {_ROWS} samples, needs one number for each: ({_ROWS},)"
+        )
+
+    def step(params: Any, frozen: Any, batch_stats: Any, *rest: Any) -> Any:
+        gradient = jax.grad(make_loss(module, loss, jnp.ones(classes), "__call__"), has_aux=True)
+        grads, _ = gradient(params, frozen, batch_stats, *rest)
+        opt_state = transform.init(params)
+        updates, after = transform.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, after
+
+    after, opt_state, opt_after = jax.eval_shape(
+        step,
+        *(params, frozen, batch_stats, Data(inputs, targets), mask),
+        dict.fromkeys(models.streams(module), key),
+    )
+    for before, now, what in (
+        (params, after, "the parameters"),
+        (opt_state, opt_after, "its own state"),
+    ):
+        if _kinds(before) != _kinds(now):
+            raise InputError(f"the optimizer changes the shapes or types of {what}")
+    return opt_state
 
 
-def make_train_steps(
-    module: nn.Module,
-    transform: optax.GradientTransformation,
-    class_weights: jax.Array,
-    layout: Layout,
-    method: str = "__call__",
-    stacked: bool = False,
-) -> Callable[..., State]:
-    """Several training steps as one compiled function.
+def _check_augmentations(
+    augmentations: Sequence[Augmentation], key: Any, inputs: Mapping[str, Any]
+) -> None:
+    for each in augmentations:
+        name = type(each).__name__
+        if each.changes and not {*each.changes} & inputs.keys():
+            raise InputError(
+                f"the augmentation {name} changes {', '.join(each.changes)}, but the network reads "
+                f"{', '.join(inputs)}"
+            )
+        changed = jax.eval_shape(each, key, dict(inputs))
+        if _kinds(changed) != _kinds(inputs):
+            raise InputError(
+                f"the augmentation {name} returns {_kinds(changed)}, needs the shapes and types "
+                f"that it is given, {_kinds(inputs)}"
+            )
+
+
+def _kinds(tree: Any) -> dict[str, str]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype} {tuple(x.shape)}"
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def loops_are_slow(lowered: jax.stages.Lowered) -> bool:
+    """Whether a program for the CPU contains a convolution, which within a loop is slow there."""
+    return "stablehlo.convolution" in lowered.as_text()
+
+
+class TrainSteps:
+    """Several training steps, compiled.
+
+    They are one loop in one compiled function, which small networks need in order to be fast. On
+    the CPU, XLA computes large convolutions within a loop by another way that takes many times as
+    long. So there a network whose step contains convolutions is trained by a compiled function of
+    a single step, called once for each.
 
     Args:
         module: the network.
         transform: of the gradients of the trained parameters; no others exist.
-        class_weights: float (7,).
+        loss: of a sample.
+        class_weights: float (K,).
         layout: where the arrays lie.
-        method: "__call__", or "classify" if the data's inputs are embeddings.
-        stacked: train several seeds at once. Then `state`, `frozen`, `key` and, the mask excepted,
+        method: "__call__", or "classify" if the inputs are outputs of `encode`.
+        stacked: train several seeds at once. Then `state`, `frozen`, `keys` and, the mask excepted,
             `batches` have one more axis in front, the seeds.
+        augmentations: what is done to every batch.
+        average: whether parameters are averaged.
+        in_one_call: "many" or "one" steps; "" to find it out at the first call, see above. The bits
+            of a training may depend on it.
 
-    Returns:
-        `train_steps(state, frozen, key, batches, start, stop) -> state` makes the steps `start` to
-        `stop - 1` of `batches`. The bounds are traced: it compiles once, however an epoch is cut.
-        `state` is donated. `frozen` holds the parameters that are not trained; `key` is the
-        dropout's. After a gradient that is not finite a parameter is NaN, see `are_finite`.
+    Attributes:
+        in_one_call: how many, "" before the first call if it has to be found out.
     """
-    gradient = jax.value_and_grad(make_loss(module, class_weights, method), has_aux=True)
 
-    @functools.partial(jax.jit, donate_argnames="state", out_shardings=layout.state)
-    def train_steps(
-        state: State,
-        frozen: Any,
-        key: jax.Array,
-        batches: Batches,
-        start: jax.Array,
-        stop: jax.Array,
-    ) -> State:
-        def step(
-            state: State, frozen: Any, key: jax.Array, batches: Batches, i: jax.Array
+    def __init__(
+        self,
+        module: nn.Module,
+        transform: optax.GradientTransformation,
+        loss: Loss,
+        class_weights: jax.Array,
+        layout: Layout,
+        method: str = "__call__",
+        stacked: bool = False,
+        augmentations: Sequence[Augmentation] = (),
+        average: Average | None = None,
+        in_one_call: str = "",
+    ) -> None:
+        gradient = jax.value_and_grad(make_loss(module, loss, class_weights, method), has_aux=True)
+        average = average or Average()
+
+        def train_step(
+            state: State, frozen: Any, keys: Keys, batches: Batches, i: jax.Array
         ) -> State:
             batch = jax.tree.map(
                 lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batches
             )
-            (_, (statistics, sums)), grads = gradient(
+            keys = keys.at(state.step)
+            inputs = augment(augmentations, keys.augmentation, batch.inputs)
+            (_, (batch_stats, sums)), grads = gradient(
                 state.params,
                 frozen,
-                state.statistics,
-                Data(batch.inputs, batch.labels),
+                state.batch_stats,
+                Data(inputs, batch.targets),
                 batch.mask,
-                jax.random.fold_in(key, state.step),
+                keys.streams,
             )
             grads = _all_before_any(grads)
-            updates, optimizer = transform.update(grads, state.optimizer, state.params)
+            updates, opt_state = transform.update(grads, state.opt_state, state.params)
+            params = _mark(optax.apply_updates(state.params, updates), grads)
             return State(
                 state.step + 1,
-                _mark(optax.apply_updates(state.params, updates), grads),
-                statistics,
-                optimizer,
+                params,
+                batch_stats,
+                opt_state,
+                average.update(state.average, params, batch_stats, state.step),
                 jax.tree.map(jnp.add, state.sums, sums),
             )
 
         if stacked:
-            axes: Any = Batches(inputs=0, labels=0, mask=None)  # type: ignore[arg-type]
-            step = jax.vmap(step, in_axes=(0, 0, 0, axes, None))
-        return jax.lax.fori_loop(
-            start, stop, lambda i, state: step(state, frozen, key, batches, i), state
-        )
+            axes: Any = Batches(inputs=0, targets=0, mask=None)  # type: ignore[arg-type]
+            train_step = jax.vmap(train_step, in_axes=(0, 0, 0, axes, None))
 
-    return train_steps
+        compiled = functools.partial(jax.jit, donate_argnames="state", out_shardings=layout.state)
+
+        @compiled
+        def train_steps(
+            state: State,
+            frozen: Any,
+            keys: Keys,
+            batches: Batches,
+            start: jax.Array,
+            stop: jax.Array,
+        ) -> State:
+            return jax.lax.fori_loop(
+                start, stop, lambda i, state: train_step(state, frozen, keys, batches, i), state
+            )
+
+        self.in_one_call = in_one_call
+        self._many, self._one = train_steps, compiled(train_step)
+        self._on_cpu = layout.mesh.devices.flat[0].platform == "cpu"
+
+    def __call__(
+        self, state: State, frozen: Any, keys: Keys, batches: Batches, start: int, stop: int
+    ) -> State:
+        """Makes the steps `start` to `stop - 1` of `batches`.
+
+        It compiles once, however an epoch is cut.
+
+        Args:
+            state: is donated.
+            frozen: the parameters that are not trained.
+            keys: what the network and the augmentations draw from.
+            batches: see `Batches`.
+            start: the first step.
+            stop: the one after the last.
+
+        Returns:
+            The state after them. After a gradient that is not finite a parameter is NaN, see
+            `are_finite`.
+        """
+        if not self.in_one_call:
+            slow = self._on_cpu and loops_are_slow(self.lower(state, frozen, keys, batches))
+            self.in_one_call = "one" if slow else "many"
+        if self.in_one_call == "many":
+            return self._many(state, frozen, keys, batches, start=start, stop=stop)
+        for i in range(start, stop):
+            state = self._one(state, frozen, keys, batches, i)
+        return state
+
+    def lower(self, state: State, frozen: Any, keys: Keys, batches: Batches) -> jax.stages.Lowered:
+        """The loop over steps, lowered for these arguments."""
+        return self._many.lower(state, frozen, keys, batches, start=0, stop=1)
 
 
 def _all_before_any(grads: Any) -> Any:

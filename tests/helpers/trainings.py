@@ -1,0 +1,142 @@
+"""Small trainings that several test modules make."""
+
+import dataclasses
+import signal
+
+import jax
+import numpy as np
+
+from configs import synthetic
+from fermm import config, models
+from fermm.data import synthetic as drawn
+from fermm.train import partition, steps
+from fermm.train.config import TrainConfig
+from fermm.train.job import Job
+from fermm.train.stop import Stop, Stopped
+
+FACES = 330  # 231 to train on: seven whole batches and one of seven
+
+
+def small_config(**changes):
+    """configs/synthetic.py with few faces and epochs; `changes` by dotted path."""
+    config = synthetic.get_config()
+    config.data.synthetic.count = FACES
+    config.report = False
+    for name in config.networks:
+        config[name].epochs = 2
+    config.image.arguments.hidden = 16
+    config.image.schedule.epochs = (1,)
+    for path, value in changes.items():
+        *sections, field = path.split("__")
+        section = config
+        for name in sections:
+            section = section[name]
+        section[field] = value
+    return config.to_dict()
+
+
+def assert_identical(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def make_job(tmp_path, spec, patterns, epochs=1, count=45, **training):
+    """A small training; `training` are fields of its section in a config."""
+    random = np.random.default_rng(0)
+
+    def data(n):
+        return steps.Data(
+            {
+                "images": random.integers(0, 256, (n, 48, 48), np.uint8),
+                "landmarks": random.uniform(0, 48, (n, 68, 2)).astype(np.float32),
+            },
+            random.integers(0, 7, n).astype(np.int32),
+        )
+
+    train, validation = data(count), data(13)
+    variables = jax.jit(models.build(spec).init)(
+        jax.random.key(0), jax.tree.map(lambda x: x[:1], train.inputs)
+    )
+    trained = partition.trained_paths(variables["params"], patterns)
+    section = {"epochs": epochs, "batch_size": 8, "learning_rate": 1e-3, **training}
+    return Job(
+        name="network",
+        seed=0,
+        module=models.build(spec, trained),
+        method="__call__",
+        variables=dict(variables),
+        trained=trained,
+        config=config.read(TrainConfig, section, "config.network"),
+        class_weights=np.arange(1.0, 8.0),
+        train=train,
+        validation=validation,
+        directory=tmp_path,
+        meta={},
+    )
+
+
+def make_jobs(directory, seeds, epochs=3, **training):
+    """The same network from several seeds, with the plateau that each has of its own."""
+    schedule = {"kind": "plateau", "factor": 0.5, "patience": 1, "min_delta": 1e-3}
+    training = {"schedule": schedule, "learning_rate": 3e-3, **training}
+    job = make_job(directory, {"model": "nn2", "arguments": {}}, (".*",), epochs, **training)
+    jobs = []
+    for seed in seeds:
+        variables = jax.jit(job.module.init)(
+            jax.random.key(seed), jax.tree.map(lambda x: x[:1], job.train.inputs)
+        )
+        jobs.append(
+            job._replace(
+                seed=seed,
+                variables=dict(variables),
+                class_weights=np.ones(7),
+                directory=directory / f"seed_{seed}",
+            )
+        )
+        jobs[-1].directory.mkdir(parents=True)
+    return jobs
+
+
+def with_config(job, **changes):
+    """The job with other values in its config."""
+    return job._replace(config=dataclasses.replace(job.config, **changes))
+
+
+def without_seconds(history):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+
+def train_predictor(path, seed=0):
+    """Trains a small 68-point predictor with dlib, in a second, and saves it (20 kB) to `path`."""
+    import dlib
+
+    faces = drawn.draw(20, seed)
+    box = dlib.rectangle(0, 0, 48, 48)
+    shapes = [
+        [dlib.full_object_detection(box, [dlib.point(x, y) for x, y in points])]
+        for points in np.rint(faces.landmarks).astype(int).tolist()
+    ]
+    options = dlib.shape_predictor_training_options()
+    options.tree_depth, options.cascade_depth, options.num_trees_per_cascade_level = 1, 2, 5
+    options.oversampling_amount, options.feature_pool_size, options.num_test_splits = 1, 50, 3
+    options.random_seed = str(seed)
+    dlib.train_shape_predictor(list(faces.images), shapes, options).save(str(path))
+    return path
+
+
+class StopAfter(Stop):
+    """Asked to stop when it has been looked at so many times."""
+
+    def __init__(self, looks):
+        super().__init__()
+        self.looks = looks
+
+    @property
+    def requested(self):
+        self.looks -= 1
+        if self.looks < 0:
+            self.request(signal.SIGTERM)
+        return super().requested
+
+    def check(self):
+        if self.requested:
+            raise Stopped(self.number)
