@@ -4,9 +4,7 @@ What a run directory holds is written down in README.md, "What a run leaves".
 """
 
 import contextlib
-import csv
 import itertools
-import json
 import os
 import platform
 import time
@@ -19,19 +17,20 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from fermm import finished, models, provenance, settings
+from fermm import finished, models, provenance, rundir, settings
 from fermm.data import splits as splits_lib
 from fermm.data import stream
 from fermm.data.faces import EMOTIONS
 from fermm.data.source import Source, load, write_rejected
 from fermm.errors import InputError
-from fermm.evaluate import metrics, table
 from fermm.evaluate import run as run_lib
+from fermm.evaluate import table, write
 from fermm.models import checks
 from fermm.models.fusion import MODALITIES
 from fermm.models.types import shapes
 from fermm.notices import doing
 from fermm.paths import expand, make_directory
+from fermm.rundir import RunDirectory, SeedDirectory
 from fermm.train import checkpoint, devices, loop, partition, steps
 from fermm.train.stop import Stop
 
@@ -106,13 +105,13 @@ def run(
     with contextlib.ExitStack() as stack:
         with devices.main_first(f"use {workdir}"):
             if devices.is_main():
-                stack.enter_context(settings.lock(workdir))
+                stack.enter_context(RunDirectory(workdir).lock())
                 settings.check_workdir(config, workdir)  # another run may have been there since
                 settings.claim(config, source, workdir)
                 _describe(source)
                 if config["data"]["on_error"] == "quarantine":
                     write_rejected(workdir, config["data"]["path"], source.faces)
-                run_lib.save_samples(workdir, samples)
+                rundir.write_samples(RunDirectory(workdir).samples, samples)
         debugging = config["debug_nans"]
         # Of compiled functions JAX names the outermost loop at best.
         with jax.debug_nans(debugging), jax.disable_jit(debugging):
@@ -130,25 +129,26 @@ def _read_finished(
     config: Mapping[str, Any], workdir: Path, program: Sequence[Path]
 ) -> dict[str, Any] | None:
     """The results of a run of which nothing is left to do, or None."""
-    if jax.process_count() > 1 or not (workdir / finished.FINISHED).is_file():
+    run_directory = RunDirectory(workdir)
+    if jax.process_count() > 1 or not run_directory.finished.is_file():
         return None
-    with settings.lock(workdir), _doing("looking through what is there"):
+    with run_directory.lock(), _doing("looking through what is there"):
         trained = all(
-            _finished(config, workdir / name / f"seed_{seed}", name)
+            _finished(config, RunDirectory(workdir).seed(name, seed), name)
             for name in config["networks"]
             for seed in config["seeds"]
         )
         damaged = any(
-            checkpoint.find_damage(directory / position.name)
-            for directory in workdir.glob("*/seed_*/checkpoints")
-            for position in checkpoint.positions(directory)
+            rundir.find_damage(own.checkpoints / position.name)
+            for own in run_directory.seeds()
+            for position in rundir.positions(own.checkpoints)
         )
         if not trained or damaged or not finished.is_current(config, workdir, program):
             return None
-        result = json.loads((workdir / run_lib.METRICS).read_bytes())
+        result = rundir.read_json(run_directory.metrics)
         print(
-            f"{workdir}: finished, nothing to do; without {finished.FINISHED} the report would be "
-            "drawn again",
+            f"{workdir}: finished, nothing to do; without {run_directory.finished.name} the report "
+            "would be drawn again",
             flush=True,
         )
         _print_results(config, workdir, run_lib.load(workdir))
@@ -156,9 +156,9 @@ def _read_finished(
 
 
 def _print_results(config: Mapping[str, Any], workdir: Path, run: run_lib.Run) -> None:
-    print(f"\n{table.table_2(run).text()}")
-    wrote = run_lib.REPORT if config["report"] else run_lib.METRICS
-    print(f"\nEverything is in {workdir}; see {workdir / wrote}.", flush=True)
+    print(f"\n{table.accuracies(run).text()}")
+    wrote = run.directory.report if config["report"] else run.directory.metrics
+    print(f"\nEverything is in {workdir}; see {wrote}.", flush=True)
 
 
 def _train_all(
@@ -177,14 +177,16 @@ def _train_all(
             complete = {
                 seed
                 for seed in config["seeds"]
-                if _finished(config, workdir / name / f"seed_{seed}", name)
+                if _finished(config, RunDirectory(workdir).seed(name, seed), name)
             }
-        places = {seed: workdir / name / f"seed_{seed}" / "checkpoints" for seed in config["seeds"]}
+        places = {
+            seed: RunDirectory(workdir).seed(name, seed).checkpoints for seed in config["seeds"]
+        }
         at_once = devices.seeds_at_once(config["parallel"], config[name]["seeds_at_once"])
         apart = devices.trains_apart(config["parallel"])
         for group in loop.groups(places, at_once, apart):
             left = [seed for seed in group if seed not in complete]
-            if all(config[name]["epochs"] in checkpoint.epochs(places[seed]) for seed in left):
+            if all(config[name]["epochs"] in rundir.epochs(places[seed]) for seed in left):
                 group = left  # of which only the predictions are missing
             if group:
                 _train_and_predict(config, workdir, name, group, source, code, embeddings, stop)
@@ -198,14 +200,13 @@ def _evaluate(
     config: Mapping[str, Any], workdir: Path, source: Source, program: Sequence[Path]
 ) -> dict[str, Any]:
     run = run_lib.load(workdir)
-    result = run_lib.write_metrics(run)
+    result = write.metrics(run)
     failed: dict[str, str] = {}
     if config["report"]:
         # Plotting takes seconds to import, for which errors at the start should not wait.
         with _doing("drawing the report"):
-            from fermm.evaluate import faces, report
-
-            failed = report.write(run, faces.save_all(workdir / "figures", source, run))
+            failed = write.data_figures(run, source.samples, source.splits, source.class_weights)
+            failed = write.report(run, failed)
     if not failed:  # else they are drawn again when the run is called again
         finished.note(config, workdir, program)
     _print_results(config, workdir, run)
@@ -222,16 +223,14 @@ def _run_splits(
     settings.check_workdir_of_splits(workdir)
     results = {}
     for seed in config["split_seeds"]:
-        name = f"split_{seed}"
+        directory = RunDirectory(workdir).split(seed).path
         if devices.is_main():
             print(f"\nSplit seed {seed}:", flush=True)
         own = {**config, "split_seeds": (), "data": {**config["data"], "split_seed": seed}}
-        results[name] = run(own, workdir / name, stop, program)
+        results[directory.name] = run(own, directory, stop, program)
     if len(results) > 1 and devices.is_main():
-        from fermm.evaluate import compare
-
-        page = workdir / run_lib.REPORT
-        compare.write([run_lib.load(workdir / name) for name in results], page)
+        page = RunDirectory(workdir).report
+        write.comparison([run_lib.load(workdir / name) for name in results], page)
         print(f"\nThe splits side by side: {page}", flush=True)
     return results
 
@@ -248,9 +247,9 @@ def _describe(source: Source) -> None:
         print(f"note: {source.note}", flush=True)
 
 
-def _part_directory(config: Mapping[str, Any], workdir: Path, fusion: str, part: str) -> Path:
+def _run_of_members(config: Mapping[str, Any], workdir: Path, fusion: str) -> RunDirectory:
     start_from = config[fusion]["start_from"]
-    return (expand(start_from) if start_from else workdir) / part
+    return RunDirectory(expand(start_from) if start_from else workdir)
 
 
 def _check_parts_exist(config: Mapping[str, Any], workdir: Path) -> None:
@@ -263,16 +262,18 @@ def _check_parts_exist(config: Mapping[str, Any], workdir: Path) -> None:
             if not start_from and part in config["networks"]:
                 continue
             for seed in config["seeds"]:
-                where = _part_directory(config, workdir, name, part) / f"seed_{seed}"
-                if not _is_trained(where / "checkpoints"):
+                where = _run_of_members(config, workdir, name).seed(part, seed)
+                if not _is_trained(where.checkpoints):
                     remedy = (
                         f"config.{name}.start_from must name a run that trained it"
                         if start_from
                         else f"add {part!r} to config.networks or name a run in "
                         f"config.{name}.start_from"
                     )
-                    raise InputError(f"{where}: no trained {part} network for {name}: {remedy}")
-                checkpoint.refuse_damage(checkpoint.locate(where / "checkpoints"))
+                    raise InputError(
+                        f"{where.path}: no trained {part} network for {name}: {remedy}"
+                    )
+                rundir.refuse_damaged_checkpoint(rundir.locate(where.checkpoints))
 
 
 def _check_networks(config: Mapping[str, Any], workdir: Path) -> dict[str, dict[str, Any]]:
@@ -286,13 +287,13 @@ def _check_networks(config: Mapping[str, Any], workdir: Path) -> dict[str, dict[
         section = config[name]
         spec: dict[str, Any] = {"arguments": dict(section["arguments"])}
         if models.is_fusion(section):
-            spec["head"] = section["head"]
+            spec |= {"head": section["head"], "members": {}}
             for part in MODALITIES:
                 if not section["start_from"] and part in specs:
-                    spec[part] = specs[part]
+                    spec["members"][part] = specs[part]
                     continue
-                where = _part_directory(config, workdir, name, part) / f"seed_{config['seeds'][0]}"
-                spec[part] = checkpoint.read_meta(checkpoint.locate(where / "checkpoints"))["spec"]
+                where = _run_of_members(config, workdir, name).seed(part, config["seeds"][0])
+                spec["members"][part] = rundir.read_meta(rundir.locate(where.checkpoints))["spec"]
         else:
             spec["model"] = section["model"]
         specs[name] = spec
@@ -326,18 +327,18 @@ def _check_code(
     others: dict[Path, list[str]] = {}
     for name, spec in specs.items():
         for seed in config["seeds"]:
-            own = workdir / name / f"seed_{seed}"
-            if before := _code_before(own / "checkpoints"):
-                others[own] = run_lib.differing(before[-1]["files"], code[name])
+            own = RunDirectory(workdir).seed(name, seed)
+            if before := _code_before(own.checkpoints):
+                others[own.path] = run_lib.differing(before[-1]["files"], code[name])
         for part in MODALITIES if models.is_fusion(spec) else ():
             for seed in config["seeds"]:
-                of = _part_directory(config, workdir, name, part) / f"seed_{seed}"
-                if before := _code_before(of / "checkpoints"):
+                of = _run_of_members(config, workdir, name).seed(part, seed)
+                if before := _code_before(of.checkpoints):
                     # Only what registers it: its run may have had another config file.
-                    now, then = provenance.code_of(spec[part]), before[-1]["files"]
+                    now, then = provenance.code_of(spec["members"][part]), before[-1]["files"]
                     shared = now.keys() & then.keys()
                     found = [file for file in run_lib.differing(now, then) if file in shared]
-                    others.setdefault(of, found)
+                    others.setdefault(of.path, found)
     changed = {directory: names for directory, names in others.items() if names}
     if changed and not config["accept_changed_code"]:
         names = ", ".join(sorted({name for found in changed.values() for name in found}))
@@ -351,9 +352,9 @@ def _check_code(
 
 def _code_before(directory: Path) -> list[dict[str, Any]]:
     """What the last checkpoint says of the code that took part, see `_code_so_far`."""
-    for position in reversed(checkpoint.positions(directory)):
+    for position in reversed(rundir.positions(directory)):
         try:
-            code = checkpoint.read_meta(directory / position.name)["code"]
+            code = rundir.read_meta(directory / position.name)["code"]
             return [{"epoch": int(each["epoch"]), "files": dict(each["files"])} for each in code]
         except (InputError, KeyError, TypeError, ValueError):
             continue  # damaged, which is dealt with where training begins
@@ -365,13 +366,13 @@ def _code_so_far(directory: Path, now: dict[str, str]) -> list[dict[str, Any]]:
     before = _code_before(directory)
     if before and before[-1]["files"] == now:
         return before
-    epoch = checkpoint.positions(directory)[-1].epoch + 1 if before else 1
+    epoch = rundir.positions(directory)[-1].epoch + 1 if before else 1
     return [*before, {"epoch": epoch, "files": now}]
 
 
 def _check_layouts(config: Mapping[str, Any], workdir: Path) -> None:
     """A new run has work for all devices, with as many seeds as each network trains at once."""
-    if (workdir / "config.json").is_file():
+    if RunDirectory(workdir).config.is_file():
         return  # what is left of it shows when its checkpoints have been looked at
     count = len(config["seeds"])
     for name in config["networks"]:
@@ -383,41 +384,36 @@ def _check_layouts(config: Mapping[str, Any], workdir: Path) -> None:
 
 def _is_trained(directory: Path) -> bool:
     """Whether there is a checkpoint of the last epoch that its own run wanted."""
-    kept = checkpoint.epochs(directory)
+    kept = rundir.epochs(directory)
     if not kept:
         return False
-    meta = checkpoint.read_meta(directory / str(kept[-1]))
+    meta = rundir.read_meta(directory / str(kept[-1]))
     return kept[-1] >= meta["config"][meta["network"]]["epochs"]
 
 
-def _finished(config: Mapping[str, Any], directory: Path, name: str) -> bool:
+def _finished(config: Mapping[str, Any], own: SeedDirectory, name: str) -> bool:
     splits = config["evaluate"]["splits"]
-    expected = [run_lib.predictions_file(directory, split) for split in splits]
-    expected.append(directory / "history.csv")
-    if models.is_fusion(config[name]):
-        expected.append(run_lib.modalities_file(directory, splits[-1]))
-    if not all(file.is_file() for file in expected):
-        return False
-    # Damaged ones are made again, from the checkpoint before or from the network.
-    kept = checkpoint.epochs(directory / "checkpoints")
+    # Damaged files are made again, from the checkpoint before or from the network.
+    kept = rundir.epochs(own.checkpoints)
     if not kept or kept[-1] < config[name]["epochs"]:
         return False
-    last = directory / "checkpoints" / str(kept[-1])
-    if checkpoint.find_damage(last):
+    last = own.checkpoints / str(kept[-1])
+    if rundir.find_damage(last):
         return False
     try:
-        if loop.read_history(directory / "history.csv") != checkpoint.read_meta(last)["history"]:
+        meta = rundir.read_meta(last)
+        if rundir.read_history(own.history) != meta["history"]:
             return False
         for split in splits:
-            metrics.load_predictions(run_lib.predictions_file(directory, split))
+            rundir.read_predictions(own.predictions(split), len(meta["classes"]))
         if models.is_fusion(config[name]):
-            run_lib.load_modalities(run_lib.modalities_file(directory, splits[-1]))
-    except (InputError, ValueError, TypeError, csv.Error):
+            rundir.read_modalities(own.modalities(splits[-1]), len(meta["classes"]))
+    except (InputError, FileNotFoundError, ValueError, TypeError, KeyError):
         return False
     return True
 
 
-def _samples(source: Source) -> run_lib.Samples:
+def _samples(source: Source) -> rundir.Samples:
     faces = source.faces
     where = np.full(len(faces), -1, np.int8)
     for i, name in enumerate(splits_lib.NAMES):
@@ -427,12 +423,10 @@ def _samples(source: Source) -> run_lib.Samples:
     first = splits_lib.first_of_equals(digests)
     training = where == splits_lib.NAMES.index("train")
     alike = np.bincount(first[training], minlength=len(faces))[first] - training
-    return run_lib.Samples(
-        faces.rows, faces.labels, where, digests, alike > 0, source.class_weights
-    )
+    return rundir.Samples(faces.rows, faces.labels, where, digests, alike > 0, source.class_weights)
 
 
-def _check_parts_have_not_seen(samples: run_lib.Samples, config: Mapping[str, Any]) -> None:
+def _check_parts_have_not_seen(samples: rundir.Samples, config: Mapping[str, Any]) -> None:
     """That networks of other runs, to be fused, were not trained on what evaluates the fusion.
 
     What stands on both sides of this run's own split, as copies of FER2013 do, is let pass.
@@ -443,9 +437,9 @@ def _check_parts_have_not_seen(samples: run_lib.Samples, config: Mapping[str, An
     for name in config["networks"]:
         if not (models.is_fusion(config[name]) and config[name]["start_from"]):
             continue
-        file = expand(config[name]["start_from"]) / run_lib.SAMPLES
+        file = RunDirectory(expand(config[name]["start_from"])).samples
         try:
-            theirs = run_lib.load_samples(file).of("train").digests
+            theirs = rundir.read_samples(file).of("train").digests
         except FileNotFoundError:
             raise InputError(
                 f"{file} is missing, so which faces trained these networks is not known: run what "
@@ -468,13 +462,13 @@ def _check_parts_read_the_same(config: Mapping[str, Any], workdir: Path, source:
         if not (models.is_fusion(config[name]) and config[name]["start_from"]):
             continue
         for part, seed in itertools.product(MODALITIES, config["seeds"]):
-            where = _part_directory(config, workdir, name, part) / f"seed_{seed}"
-            meta = checkpoint.read_meta(checkpoint.locate(where / "checkpoints"))
+            where = _run_of_members(config, workdir, name).seed(part, seed)
+            meta = rundir.read_meta(rundir.locate(where.checkpoints))
             then, now = meta["predictor"], source.predictor
             reads = "landmarks" in meta["inputs"]
             if reads and then and now and then["sha256"] != now["sha256"]:
                 raise InputError(
-                    f"config.{name}.start_from: {where} was trained on landmarks of another "
+                    f"config.{name}.start_from: {where.path} was trained on landmarks of another "
                     f"predictor (SHA-256 {then['sha256']}) than this run's ({now['sha256']}): set "
                     "config.data.predictor to that file, or train the parts in this run"
                 )
@@ -524,8 +518,8 @@ def _train_and_predict(
     section = config[name]
     networks, tasks = [], []
     for seed in seeds:
-        directory = workdir / name / f"seed_{seed}"
-        make_directory(directory)
+        own = RunDirectory(workdir).seed(name, seed)
+        make_directory(own.path)
         network, trained = _initialise(config, workdir, name, seed, source)
         networks.append(network)
 
@@ -552,14 +546,12 @@ def _train_and_predict(
                 class_weights=source.class_weights,
                 train=train,
                 validation=validation,
-                directory=directory,
+                directory=own.path,
                 meta=_meta(config, name, seed, network, trained, source)
-                | {"code": _code_so_far(directory / "checkpoints", code[name])},
+                | {"code": _code_so_far(own.checkpoints, code[name])},
                 setup_seconds=time.perf_counter() - began,
                 workers=config["data"]["workers"],
-                events=workdir / "tensorboard" / name / f"seed_{seed}"
-                if config["tensorboard"]
-                else None,
+                events=RunDirectory(workdir).events(name, seed) if config["tensorboard"] else None,
             )
         )
     fitted = loop.fit(
@@ -571,13 +563,13 @@ def _train_and_predict(
     for network, task, (variables, _) in zip(networks, tasks, fitted, strict=True):
         network = network._replace(variables=variables, key=str(task.directory))
         with _doing(f"{name}, seed {task.seed}: predicting"):
-            _predict(config, network, task.directory, source, embeddings)
+            _predict(config, network, SeedDirectory(task.directory), source, embeddings)
 
 
 def _predict(
     config: Mapping[str, Any],
     network: Network,
-    directory: Path,
+    own: SeedDirectory,
     source: Source,
     embeddings: _Embeddings,
 ) -> None:
@@ -588,15 +580,14 @@ def _predict(
         rows = source.faces.rows[source.splits[split]]
         probabilities = np.asarray(jax.nn.softmax(forward(network.variables, embedded).logits))
         if devices.is_main():
-            metrics.save_predictions(
-                run_lib.predictions_file(directory, split),
-                metrics.Predictions(rows, labels, probabilities),
+            rundir.write_predictions(
+                own.predictions(split), rundir.Predictions(rows, labels, probabilities)
             )
     if not isinstance(network.module, models.Fusion):
         return
 
     def decide(logits: np.ndarray) -> np.ndarray:
-        return np.argmax(logits, -1).astype(np.int8)
+        return np.argmax(logits, -1).astype(np.int16)
 
     parts = steps.make_forward(network.module, embeddings.layout, models.Fusion.classify_parts)
     alone = parts(network.variables, embedded)
@@ -608,9 +599,9 @@ def _predict(
             decisions.append(decide(forward(network.variables, mixed).logits))
     if not devices.is_main():
         return
-    run_lib.save_modalities(
-        run_lib.modalities_file(directory, split),
-        run_lib.Modalities(
+    rundir.write_modalities(
+        own.modalities(split),
+        rundir.Modalities(
             rows,
             labels,
             decide(probabilities),
@@ -639,11 +630,11 @@ def _initialise(
     spec: dict[str, Any] = {"arguments": dict(section["arguments"])}
     parts: dict[str, Network] = {}
     if models.is_fusion(section):
-        spec["head"] = section["head"]
+        spec |= {"head": section["head"], "members": {}}
         for part in MODALITIES:
-            where = _part_directory(config, workdir, name, part) / f"seed_{seed}"
+            where = _run_of_members(config, workdir, name).seed(part, seed)
             parts[part] = _load_part(where)
-            spec[part] = parts[part].spec
+            spec["members"][part] = parts[part].spec
     else:
         spec["model"] = section["model"]
 
@@ -669,14 +660,14 @@ def _initialise(
     return Network(spec, module, variables, parts, f"{name} at its start"), trained
 
 
-def _load_part(directory: Path) -> Network:
-    where = checkpoint.locate(directory / "checkpoints")
+def _load_part(own: SeedDirectory) -> Network:
+    where = rundir.locate(own.checkpoints)
     saved = checkpoint.read(where)
     spec = saved.meta["spec"]
     module = models.build(spec)
     expected = jax.eval_shape(module.init, jax.random.key(0), shapes(module.inputs))
     checkpoint.check_tree(expected, saved.variables, str(where))
-    return Network(spec, module, saved.variables, {}, str(directory))
+    return Network(spec, module, saved.variables, {}, str(own.path))
 
 
 def _meta(
@@ -696,7 +687,10 @@ def _meta(
         "inputs": network.module.inputs,
         "trained": sorted(trained),
         "parameters": sum(x.size for x in jax.tree.leaves(params)),
-        "labels": EMOTIONS,
+        "classes": list(source.classes),
+        "features": {
+            feature: source.features[feature].to_json() for feature in network.module.inputs
+        },
         "config": config,
         "data": source.identity,
         "predictor": source.predictor,

@@ -13,17 +13,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from fermm import provenance, settings
+from fermm import provenance, rundir
 from fermm.data import source
 from fermm.errors import InputError
-from fermm.train import checkpoint
+from fermm.rundir import RunDirectory
 
-FINISHED = "finished.json"
 _PACKAGE = Path(__file__).parent
 # What draws and computes; the versions of the others change no result that is there.
 _VERSIONS = ("jax", "flax", "numpy", "scipy", "matplotlib", "jinja2", "pillow")
-# Neither results nor anything that results are made from.
-_LEFT_OUT = {FINISHED, settings.LOCK, "tensorboard"}
 
 
 def note(config: Mapping[str, Any], workdir: Path, program: Iterable[Path]) -> None:
@@ -32,15 +29,16 @@ def note(config: Mapping[str, Any], workdir: Path, program: Iterable[Path]) -> N
     Raises:
         InputError: the file cannot be written.
     """
-    settings.write_json(workdir / FINISHED, _state(config, workdir, program))
+    rundir.write_json(RunDirectory(workdir).finished, _state(config, workdir, program))
 
 
 def is_current(config: Mapping[str, Any], workdir: Path, program: Iterable[Path]) -> bool:
     """Whether all is as it was when `note` was called, and would come out the same."""
     try:
-        noted = json.loads((workdir / FINISHED).read_bytes())
+        noted = json.loads(RunDirectory(workdir).finished.read_bytes())
         # The names first, which takes no time.
-        if set(noted["files"]) != {str(p.relative_to(workdir)) for p in _files(workdir)}:
+        names = {str(p.relative_to(workdir)) for p in RunDirectory(workdir).results()}
+        if set(noted["files"]) != names:
             return False
         return noted == _state(config, workdir, program)
     except (OSError, ValueError, TypeError, KeyError, RecursionError, InputError):
@@ -60,31 +58,20 @@ def _state(config: Mapping[str, Any], workdir: Path, program: Iterable[Path]) ->
         "data": data,
         "package": package.hexdigest(),
         "code": {
-            name: provenance.code_of(_spec(workdir / name, config["seeds"][0]), program)
+            name: provenance.code_of(_spec(workdir, name, config["seeds"][0]), program)
             for name in config["networks"]
         },
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in _VERSIONS},
         },
-        "files": {str(p.relative_to(workdir)): _sha256(p) for p in _files(workdir)},
+        "files": {str(p.relative_to(workdir)): _sha256(p) for p in RunDirectory(workdir).results()},
     }
 
 
-def _spec(directory: Path, seed: int) -> dict[str, Any]:
-    where = checkpoint.locate(directory / f"seed_{seed}" / "checkpoints")
-    return checkpoint.read_meta(where)["spec"]
-
-
-def _files(workdir: Path) -> list[Path]:
-    """All results and what they are made from; of checkpoints what says what they hold."""
-    found = []
-    for path in sorted(workdir.rglob("*")):
-        parts = path.relative_to(workdir).parts
-        arrays = "checkpoints" in parts[:-1] and path.name not in ("meta.json", "checksums.json")
-        if not arrays and parts[0] not in _LEFT_OUT and path.is_file():
-            found.append(path)
-    return found
+def _spec(workdir: Path, network: str, seed: int) -> dict[str, Any]:
+    where = rundir.locate(RunDirectory(workdir).seed(network, seed).checkpoints)
+    return rundir.read_meta(where)["spec"]
 
 
 def _sha256(path: Path) -> str:

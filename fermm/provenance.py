@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 from fermm.models import is_fusion
-from fermm.models.fusion import MODALITIES
 from fermm.models.registry import HEADS, NETWORKS
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -73,9 +72,8 @@ def _classes(spec: Mapping[str, Any]) -> Iterator[type]:
     registry, key = (HEADS, "head") if is_fusion(spec) else (NETWORKS, "model")
     if spec[key] in registry:
         yield registry[spec[key]]
-    for part in MODALITIES:
-        if part in spec:
-            yield from _classes(spec[part])
+    for member in spec.get("members", {}).values():
+        yield from _classes(member)
 
 
 def _functions(cls: type) -> Iterator[Any]:

@@ -1,6 +1,5 @@
 """The config of a run: whether its fields make sense, and whose run directory it is."""
 
-import contextlib
 import difflib
 import inspect
 import json
@@ -9,13 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from fermm import models
+from fermm import models, rundir
 from fermm.data import dataset, fer2013, source, splits, synthetic
 from fermm.data.landmarks import METHODS
 from fermm.errors import InputError
-from fermm.paths import NoHomeError, expand, whole
+from fermm.paths import NoHomeError, expand
+from fermm.rundir import RunDirectory
 from fermm.train import checkpoint, devices
 from fermm.train.optimizer import SCHEDULES
 
@@ -24,7 +22,6 @@ _SCHEDULE_FIELDS = {
     "step": {"kind", "factor", "epochs"},
     "plateau": {"kind", "factor", "patience", "min_delta"},
 }
-LOCK = "lock"
 _LOST = "put it back from a copy, or choose another --workdir"
 _SWITCHES = (
     *("split_seeds", "report", "tensorboard"),
@@ -71,11 +68,6 @@ _SCHEDULE_KINDS = {
     "patience": "a whole number",
     "min_delta": "a number",
 }
-
-# What a run that was killed may have left where it has not yet written its config, and one over
-# several splits beside their directories.
-_BEFORE = {LOCK, "config.json.tmp"}
-_OF_SPLITS = {"report.html", "report.html.tmp", "report.json", "report.json.tmp"}
 
 # What may differ when a run directory is used again: it changes what is done, not how.
 _MAY_DIFFER = (
@@ -254,10 +246,10 @@ def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
             f"{workdir}: cannot be written (no right to write to {nearest}); choose another "
             "--workdir"
         )
-    file = workdir / "config.json"
+    file = RunDirectory(workdir).config
     if file.is_file():
         for path, there, now in _differences(
-            _read_json(file, _LOST), json.loads(json.dumps(config))
+            rundir.read_json(file, _LOST), json.loads(json.dumps(config))
         ):
             # Of a network added since.
             new_section = there is None and isinstance(now, dict) and "epochs" in now
@@ -268,9 +260,7 @@ def check_workdir(config: Mapping[str, Any], workdir: Path) -> None:
                     f"{workdir}: a run with another config: config.{path} is {_cut(str(there))} "
                     f"there and {_cut(str(now))} now; choose another --workdir, or the same config"
                 )
-    elif workdir.exists() and (
-        not workdir.is_dir() or any(path.name not in _BEFORE for path in workdir.iterdir())
-    ):
+    elif not RunDirectory(workdir).may_be_begun():
         raise InputError(
             f"{workdir}: not empty, and not the directory of a run; choose another --workdir"
         )
@@ -284,41 +274,11 @@ def check_workdir_of_splits(workdir: Path) -> None:
     """
     if workdir.exists() and not workdir.is_dir():
         raise InputError(f"{workdir}: not a directory; choose another --workdir")
-    for path in workdir.iterdir() if workdir.exists() else ():
-        if not path.name.startswith("split_") and path.name not in _OF_SPLITS:
-            raise InputError(
-                f"{workdir}: holds {path.name}, so it is not the directory of a run over several "
-                "splits (config.split_seeds); choose another --workdir"
-            )
-
-
-@contextlib.contextmanager
-def lock(workdir: Path) -> Iterator[None]:
-    """Keeps other runs out of `workdir`, which is made if needed, while the context lasts.
-
-    The lock is the operating system's, on a file. It ends with the process that holds it,
-    however that ends, so that the file may stay.
-
-    Raises:
-        InputError: another run is at work there, or the directory cannot be written.
-    """
-    held = filelock.FileLock(workdir / LOCK)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        held.acquire(timeout=0)
-    except filelock.Timeout:
+    for name in RunDirectory(workdir).foreign_to_splits():
         raise InputError(
-            f"{workdir}: another run is at work there; wait for its end, or choose another "
-            "--workdir"
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"{workdir}: cannot be written ({error.strerror}); choose another --workdir"
-        ) from None
-    try:
-        yield
-    finally:
-        held.release()
+            f"{workdir}: holds {name}, so it is not the directory of a run over several "
+            "splits (config.split_seeds); choose another --workdir"
+        )
 
 
 def claim(config: Mapping[str, Any], data: source.Source, workdir: Path) -> None:
@@ -332,38 +292,26 @@ def claim(config: Mapping[str, Any], data: source.Source, workdir: Path) -> None
     Raises:
         InputError: the run was begun with other data, or the directory cannot be written.
     """
-    file = workdir / "data.json"
+    file = RunDirectory(workdir).data
     if file.is_file():
-        noted = _read_json(file, "delete it and run again").get("identity", {})
+        noted = rundir.read_json(file, "delete it and run again").get("identity", {})
         for path, there, now in _differences(noted, data.identity):
             raise InputError(
                 f"{workdir}: the run was begun with other data: {path or 'identity'} is "
                 f"{_cut(str(there))} there and {_cut(str(now))} now; choose another --workdir, or "
                 "the same data"
             )
-    write_json(workdir / "config.json", config)
-    write_json(file, {"title": data.title, "note": data.note, "identity": data.identity})
-
-
-def _read_json(file: Path, remedy: str) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text())
-        if not isinstance(value, dict):
-            raise ValueError(f"{type(value).__name__}, needs an object")
-    except (OSError, ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else error
-        raise InputError(f"{file}: cannot be read as JSON ({reason}); {remedy}") from None
-    return value
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON; aside, then renamed.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    with whole(path) as aside:
-        aside.write_text(json.dumps(value, indent=2) + "\n")
+    rundir.write_json(RunDirectory(workdir).config, config)
+    rundir.write_json(
+        file,
+        {
+            "title": data.title,
+            "notes": [data.note] if data.note else [],
+            "classes": list(data.classes),
+            "features": {name: feature.to_json() for name, feature in data.features.items()},
+            "identity": data.identity,
+        },
+    )
 
 
 def _differences(a: Any, b: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

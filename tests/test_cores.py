@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from test_interruption import StopAfter
 
-from fermm import experiment
+from fermm import experiment, rundir
 from fermm.errors import InputError
+from fermm.rundir import Position
 from fermm.train import checkpoint, devices, loop
-from fermm.train.checkpoint import Position
 from fermm.train.stop import Stopped
 from trainings import assert_identical, make_tasks, small_config, without_seconds
 
@@ -62,7 +62,7 @@ def test_each_seed_ends_in_the_bits_that_it_has_alone(alone, tmp_path, monkeypat
     tasks = make_tasks(tmp_path, SEEDS)
     assert_as_alone(loop.fit(tasks, parallel="cores"), alone)
     assert any(name.startswith("seeds") for name in used)
-    meta = checkpoint.read_meta(tasks[0].directory / "checkpoints" / "3")
+    meta = rundir.read_meta(tasks[0].directory / "checkpoints" / "3")
     assert (meta["seeds_at_once"], meta["apart"]) == ([3, 4, 5], True)
 
 
@@ -100,7 +100,7 @@ def test_a_seed_that_lost_its_checkpoints_is_trained_alone_again(alone, tmp_path
     loop.fit(tasks, parallel="cores")
     for task in tasks[:2]:
         checkpoint.forget_after(task.directory / "checkpoints", Position(0))
-        assert not checkpoint.positions(task.directory / "checkpoints")
+        assert not rundir.positions(task.directory / "checkpoints")
     groups, results = go_on(tasks, "none")
     assert sorted(groups) == [[3], [4], [5]]
     assert_as_alone(results, alone)

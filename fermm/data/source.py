@@ -13,9 +13,11 @@ import numpy as np
 from fermm.data import dataset, fingerprints, splits, stream, synthetic
 from fermm.data.faces import Faces, Rejected
 from fermm.errors import InputError, printable
+from fermm.faces import EMOTIONS, FEATURES
 from fermm.paths import expand, whole
+from fermm.rundir import RunDirectory
+from fermm.samples import Feature, Samples
 
-REJECTED = "rejected.csv"
 SOURCES = ("fer2013", "synthetic")
 CLASS_WEIGHTS = ("pooled", "train", "none")
 
@@ -45,6 +47,29 @@ class Source(NamedTuple):
     note: str
     identity: dict[str, Any]
     predictor: dict[str, str] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return EMOTIONS
+
+    @property
+    def features(self) -> Mapping[str, Feature]:
+        """What the features of the samples are, by name."""
+        return FEATURES
+
+    @property
+    def samples(self) -> Samples:
+        """The faces as samples."""
+        return Samples(
+            {name: getattr(self.faces, name) for name in FEATURES},
+            FEATURES,
+            self.faces.labels,
+            EMOTIONS,
+            self.faces.rows,
+            self.faces.usage,
+            ("images",),
+        )
 
 
 def load(config: Mapping[str, Any]) -> Source:
@@ -137,7 +162,7 @@ def write_rejected(workdir: Path, origin: str, faces: Faces) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    file = workdir / REJECTED
+    file = RunDirectory(workdir).rejected
     with (
         whole(file) as aside,
         open(aside, "w", newline="", encoding="utf-8", errors="backslashreplace") as opened,

@@ -2,7 +2,7 @@
 
 A spec says how to build a network, in types that JSON has:
 `{"model": "nn1", "arguments": {...}}`, or, for a fusion,
-`{"head": "decision", "arguments": {...}, "image": spec, "landmarks": spec}`.
+`{"head": "decision", "arguments": {...}, "members": {"image": spec, "landmarks": spec}}`.
 """
 
 import difflib
@@ -45,7 +45,9 @@ def build(spec: Spec, trained: Collection[str] | None = None, *, plain: bool = F
         for part in MODALITIES:
             below[part] = [p for p in trained if p.startswith(f"{part}/")]
     frozen = tuple(part for part in MODALITIES if below[part] == [])
-    image, landmarks = (build(spec[part], below[part], plain=plain) for part in MODALITIES)
+    image, landmarks = (
+        build(spec["members"][part], below[part], plain=plain) for part in MODALITIES
+    )
     return Fusion(image, landmarks, _construct(HEADS, "head", spec, plain), frozen=frozen)
 
 

@@ -1,7 +1,6 @@
 """The one training loop, for all networks."""
 
 import contextlib
-import csv
 import functools
 import json
 import math
@@ -17,26 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization
 
+from fermm import rundir
 from fermm.data import batches
 from fermm.errors import InputError
 from fermm.notices import doing
-from fermm.paths import whole
+from fermm.rundir import HISTORY_COLUMNS, Position, write_history
 from fermm.train import checkpoint, devices, optimizer, partition, progress, steps
-from fermm.train.checkpoint import Position
 from fermm.train.events import Events
 from fermm.train.feed import feed
 from fermm.train.stop import Stop, Stopped
 
 CHUNK_SECONDS = 1.0  # of training between two looks at the figures
-HISTORY_COLUMNS = (
-    "epoch",
-    "loss",
-    "accuracy",
-    "val_loss",
-    "val_accuracy",
-    "learning_rate",
-    "seconds",
-)
 
 
 class Task(NamedTuple):
@@ -131,12 +121,12 @@ def fit(
 
 def _positions(task: Task) -> list[Position]:
     """Those after which the training is at its end, or can go on."""
-    directory = task.directory / "checkpoints"
+    directory = task.directory / rundir.CHECKPOINTS
     return [
         position
-        for position in checkpoint.positions(directory)
+        for position in rundir.positions(directory)
         if position.epoch >= task.settings["epochs"]
-        or checkpoint.has_training(directory / position.name)
+        or rundir.has_training(directory / position.name)
     ]
 
 
@@ -159,8 +149,8 @@ def groups(directories: Mapping[int, Path], at_once: int, apart: bool = False) -
     together: dict[int, tuple[int, ...]] = {}
     alone: set[int] = set()
     for seed, directory in directories.items():
-        if kept := checkpoint.positions(directory):
-            meta = checkpoint.read_meta(directory / kept[-1].name)
+        if kept := rundir.positions(directory):
+            meta = rundir.read_meta(directory / kept[-1].name)
             together[seed] = tuple(meta.get("seeds_at_once", [seed]))
             if meta.get("apart", False) and not apart:
                 alone.update(together[seed])
@@ -183,7 +173,7 @@ class _Saver:
         self, tasks: Sequence[Task], done: Position, apart: bool, open_now: contextlib.ExitStack
     ) -> None:
         self._tasks, self._apart = tasks, apart
-        directories = [task.directory / "checkpoints" for task in tasks]
+        directories = [task.directory / rundir.CHECKPOINTS for task in tasks]
         self._events: list[Events] = []
         if devices.is_main():
             for directory in directories:
@@ -197,7 +187,7 @@ class _Saver:
         if not devices.is_main():
             return
         for task, events, history in zip(self._tasks, self._events, histories, strict=True):
-            write_history(task.directory / "history.csv", history)
+            write_history(task.directory / rundir.HISTORY, history)
             events.add(history[-1])
 
     def save(
@@ -552,7 +542,7 @@ def _start(task: Task, done: Position, optim: optimizer.Optimizer) -> _Start:
     history, seconds = [], 0.0
     if done != Position(0):
         saved = _read(task, done, training=True)
-        where = task.directory / "checkpoints" / done.name
+        where = task.directory / rundir.CHECKPOINTS / done.name
         state = _restore(state, saved, task.trained, where)
         history, seconds = saved.meta["history"], saved.meta["seconds"]
     return _Start(devices.to_host(state), devices.to_host(frozen), history, seconds)
@@ -560,7 +550,7 @@ def _start(task: Task, done: Position, optim: optimizer.Optimizer) -> _Start:
 
 def _read(task: Task, done: Position, training: bool) -> checkpoint.Checkpoint:
     """The checkpoint of `done`; the history in it is then that in `history.csv`."""
-    where = task.directory / "checkpoints" / done.name
+    where = task.directory / rundir.CHECKPOINTS / done.name
     saved = checkpoint.read(where, training=training)
     if saved.meta.get("data") != json.loads(json.dumps(task.meta.get("data"))):
         raise InputError(
@@ -575,7 +565,7 @@ def _read(task: Task, done: Position, training: bool) -> checkpoint.Checkpoint:
             f"delete {task.directory} to have it trained on these, or bring those back"
         )
     if devices.is_main():
-        write_history(task.directory / "history.csv", saved.meta["history"])
+        write_history(task.directory / rundir.HISTORY, saved.meta["history"])
     return saved
 
 
@@ -610,20 +600,6 @@ def figures(outputs: Any, data: steps.Data) -> tuple[float, float]:
     loss = np.asarray(steps.cross_entropy(jnp.asarray(outputs.logits), jnp.asarray(labels)))
     accuracy = np.mean(np.argmax(outputs.logits, -1) == labels)
     return float(np.mean(loss, dtype=np.float64)), float(accuracy)
-
-
-def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
-    """Writes the rows as CSV with the header HISTORY_COLUMNS; aside, then renamed."""
-    with whole(path) as aside, open(aside, "w", newline="") as file:
-        writer = csv.DictWriter(file, HISTORY_COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
-
-
-def read_history(path: Path) -> list[dict[str, float]]:
-    """The inverse of `write_history`."""
-    with open(path, newline="") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 def _training(state: steps.State) -> dict[str, Any]:
