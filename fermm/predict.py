@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from fermm import models
+from fermm import models, rundir
 from fermm.data import dataset
 from fermm.data import landmarks as landmarks_lib
 from fermm.data.stream import compute
@@ -21,6 +21,7 @@ from fermm.errors import InputError
 from fermm.faces import FEATURES, IMAGES
 from fermm.models.types import shapes
 from fermm.paths import expand
+from fermm.rundir import RunDirectory
 from fermm.samples import DERIVED, Feature, as_column
 from fermm.train import checkpoint, devices
 
@@ -399,7 +400,7 @@ def restore(
             JAX cannot use the backend that it was told to.
     """
     seed = _as_seed(seed)
-    where = checkpoint.locate(_find(expand(path), network, seed), which)
+    where = rundir.locate(_find(expand(path), network, seed), which)
     devices.require_backend()
     saved = checkpoint.read(where)
     if network is not None and saved.meta["network"] != network:
@@ -439,35 +440,30 @@ def _find(path: Path, network: str | None, seed: int | None) -> Path:
     """The `checkpoints` directory (or one checkpoint) that `path` leads to."""
     if not path.is_dir():
         raise InputError(f"{path}: no such directory; give a run's directory or a checkpoint")
-    if checkpoint.is_checkpoint(path) or checkpoint.epochs(path):
+    if rundir.is_checkpoint(path) or rundir.epochs(path):
         return path
-    found = sorted(
-        directory
-        for pattern in ("checkpoints", "seed_*/checkpoints", "*/seed_*/checkpoints")
-        for directory in path.glob(pattern)
-        if checkpoint.epochs(directory)
-    )
-    splits = [d.name for d in path.glob("split_*") if any(d.glob("*/seed_*/checkpoints"))]
+    found = rundir.find_trained(path)
+    splits = [each.path.name for each in RunDirectory(path).splits() if each.seeds()]
     if not found and splits:
-        names = ", ".join(sorted(splits, key=lambda name: (len(name), name)))
         raise InputError(
-            f"{path}: a run over several splits; give the directory of one of them: {names}"
+            f"{path}: a run over several splits; give the directory of one of them: "
+            f"{', '.join(splits)}"
         )
     if not found:
         raise InputError(f"{path}: no checkpoint there; give a run's directory or a checkpoint")
-    if network is not None and len({d.parent.parent.name for d in found}) > 1:
-        chosen = [d for d in found if d.parent.parent.name == network]
+    if network is not None and len({d.network for d in found}) > 1:
+        chosen = [d for d in found if d.network == network]
         if not chosen:
-            names = ", ".join(sorted({d.parent.parent.name for d in found}))
+            names = ", ".join(sorted({d.network for d in found}))
             raise InputError(f"{path}: holds no network {network!r}; it holds {names}")
         found = chosen
     if seed is not None and len(found) > 1:
-        chosen = [d for d in found if d.parent.name == f"seed_{seed}"]
+        chosen = [d for d in found if d.name == f"seed_{seed}"]
         if not chosen:
-            names = ", ".join(sorted({d.parent.name for d in found}))
+            names = ", ".join(sorted({d.name for d in found}))
             raise InputError(f"{path}: holds no seed {seed}; it holds {names}")
         found = chosen
     if len(found) > 1:
-        names = ", ".join(str(d.parent.relative_to(path)) for d in found)
+        names = ", ".join(str(d.path.relative_to(path)) for d in found)
         raise InputError(f"{path}: holds {names}; say which with network=... and seed=...")
-    return found[0]
+    return found[0].checkpoints

@@ -3,7 +3,7 @@
   uv run python -m reliability.coverage --trials 1000
 
 Prints the tables of docs/statistics.md. Networks are simulated whose true metrics are known: the
-score of each class is that of the face, which all networks share, plus what a network adds by
+score of each class is that of the sample, which all networks share, plus what a network adds by
 chance, and that of the label is higher by the network's skill, which differs between its seeds.
 """
 
@@ -18,21 +18,23 @@ from typing import Any
 import numpy as np
 
 from fermm.evaluate import assess, metrics, statistics
-from fermm.evaluate.metrics import CLASSES, METRICS, Predictions
+from fermm.evaluate.metrics import METRICS
+from fermm.rundir import Predictions
 
 SEEDS = (1, 2, 3, 5, 10)
 SPREADS = {"small": 0.02, "large": 0.09}  # of the skill: 0.7 and 3 points of accuracy
 SHARES = np.array([0.138, 0.0153, 0.1427, 0.2505, 0.1693, 0.1115, 0.1727])  # FER2013's classes
-DUPLICATES = np.array([0.04, 0.2, 0.04, 0.04, 0.03, 0.3, 0.03])  # of the faces of each class
+CLASSES = len(SHARES)
+DUPLICATES = np.array([0.04, 0.2, 0.04, 0.04, 0.03, 0.3, 0.03])  # of the samples of each class
 SKILL = 1.2
-GAP = 0.25  # of the skill on training faces
+GAP = 0.25  # of the skill on training samples
 SCALE = 1.1  # between scores and logits, which makes the networks somewhat too sure
 ERRORS = (0.0, 0.01, 0.027, 0.05, 0.1)
-FACES = (200, 1000, 3589)
+SAMPLES = (200, 1000, 3589)
 
 
-def _labels(random: np.random.Generator, faces: int) -> np.ndarray:
-    return random.choice(CLASSES, size=faces, p=SHARES / SHARES.sum()).astype(np.int32)
+def _labels(random: np.random.Generator, samples: int) -> np.ndarray:
+    return random.choice(CLASSES, size=samples, p=SHARES / SHARES.sum()).astype(np.int32)
 
 
 def _predict(scores: np.ndarray, labels: np.ndarray, skill: float) -> Predictions:
@@ -42,11 +44,11 @@ def _predict(scores: np.ndarray, labels: np.ndarray, skill: float) -> Prediction
     return Predictions(np.arange(len(labels)), labels, probabilities)
 
 
-def _noise(random: np.random.Generator, faces: int) -> np.ndarray:
-    return random.standard_normal((faces, CLASSES))
+def _noise(random: np.random.Generator, samples: int) -> np.ndarray:
+    return random.standard_normal((samples, CLASSES))
 
 
-OF_FACES, OF_NETWORKS = np.sqrt(0.6), np.sqrt(0.4)  # the parts of a score's standard deviation
+OF_SAMPLES, OF_NETWORKS = np.sqrt(0.6), np.sqrt(0.4)  # the parts of a score's standard deviation
 
 
 def _recall(predictions: Predictions) -> np.ndarray:
@@ -54,12 +56,12 @@ def _recall(predictions: Predictions) -> np.ndarray:
 
 
 @functools.cache
-def truths(faces: int = 400_000) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Skills, and each metric of a network of that skill on all faces that there could be."""
+def truths(samples: int = 400_000) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Skills, and each metric of a network of that skill on all samples that there could be."""
     random = np.random.default_rng(1)
-    labels = _labels(random, faces)
-    scores = _noise(random, faces)  # the sum of both parts
-    kept = random.random(faces) >= DUPLICATES[labels]
+    labels = _labels(random, samples)
+    scores = _noise(random, samples)  # the sum of both parts
+    kept = random.random(samples) >= DUPLICATES[labels]
     skills = SKILL + np.linspace(-0.9, 0.9 + GAP, 13)
     found = defaultdict(list)
     for skill in skills:
@@ -101,30 +103,30 @@ def _expected_recall(spread: float) -> np.ndarray:
     )  # fmt: skip
 
 
-def _expected_here(of_faces: np.ndarray, labels: np.ndarray, spread: float) -> float:
-    """Accuracy on these very faces, the mean over (nearly) all seeds that there could be."""
+def _expected_here(of_samples: np.ndarray, labels: np.ndarray, spread: float) -> float:
+    """Accuracy on these very samples, the mean over (nearly) all seeds that there could be."""
     random = np.random.default_rng(7)
     skills = _draw_skill(random, spread, 150)
     right = []
     for skill in skills:
-        scores = of_faces + OF_NETWORKS * _noise(random, len(labels))
+        scores = of_samples + OF_NETWORKS * _noise(random, len(labels))
         scores[np.arange(len(labels)), labels] += skill
         right.append((scores.argmax(1) == labels).mean())
     return float(np.mean(right))
 
 
-def trial(seed: int, seeds: int, spread: float, faces: int) -> dict[str, bool]:
+def trial(seed: int, seeds: int, spread: float, samples: int) -> dict[str, bool]:
     """Whether each interval of one simulated run contains the truth."""
-    random = np.random.default_rng([3, seed, seeds, faces, round(1000 * spread)])
-    labels = _labels(random, faces)
-    of_faces = OF_FACES * _noise(random, faces)
-    kept = random.random(faces) >= DUPLICATES[labels]
+    random = np.random.default_rng([3, seed, seeds, samples, round(1000 * spread)])
+    labels = _labels(random, samples)
+    of_samples = OF_SAMPLES * _noise(random, samples)
+    kept = random.random(samples) >= DUPLICATES[labels]
     networks, skills = [], []
     for _ in range(2):
         skills.append(_draw_skill(random, spread, seeds))
         networks.append(
             [
-                _predict(of_faces + OF_NETWORKS * _noise(random, faces), labels, skill)
+                _predict(of_samples + OF_NETWORKS * _noise(random, samples), labels, skill)
                 for skill in skills[-1]
             ]
         )
@@ -133,8 +135,8 @@ def trial(seed: int, seeds: int, spread: float, faces: int) -> dict[str, bool]:
     def note(name: str, estimate: Any, truth: float, of_these: float | None = None) -> None:
         found[name] = estimate.interval[0] <= truth <= estimate.interval[1]
         if of_these is not None and seeds > 1:
-            low, high = estimate.over_faces
-            found[f"{name}, over faces"] = low <= of_these <= high
+            low, high = estimate.over_samples
+            found[f"{name}, over samples"] = low <= of_these <= high
 
     for name in METRICS:
         own = true_value(name, skills[0])
@@ -147,15 +149,15 @@ def trial(seed: int, seeds: int, spread: float, faces: int) -> dict[str, bool]:
     note("difference", statistics.estimate_difference(one - other), truth, these[0] - these[1])
     plain = statistics.estimate_difference(one - other, exact=False)
     note("difference, as the cost of shuffling", plain, truth)
-    if seeds > 1 and faces <= 1000:
+    if seeds > 1 and samples <= 1000:
         low, high = statistics.estimate_share(one).over_seeds or (0.0, 1.0)
-        found["accuracy, over seeds"] = low <= _expected_here(of_faces, labels, spread) <= high
+        found["accuracy, over seeds"] = low <= _expected_here(of_samples, labels, spread) <= high
 
-    more = _labels(random, faces)
-    noise = OF_FACES * _noise(random, faces)
+    more = _labels(random, samples)
+    noise = OF_SAMPLES * _noise(random, samples)
     train = np.stack(
         [
-            _predict(noise + OF_NETWORKS * _noise(random, faces), more, skill + GAP).correct
+            _predict(noise + OF_NETWORKS * _noise(random, samples), more, skill + GAP).correct
             for skill in skills[0]
         ]
     ).astype(float)
@@ -173,7 +175,7 @@ def trial(seed: int, seeds: int, spread: float, faces: int) -> dict[str, bool]:
         if seeds == 1
         else _expected_recall(spread)
     )  # fmt: skip
-    own_shares = np.bincount(labels, minlength=CLASSES) / faces
+    own_shares = np.bincount(labels, minlength=CLASSES) / samples
     note(
         "without duplicates, same shares",
         assess.same_shares(one, labels, kept),
@@ -185,15 +187,15 @@ def trial(seed: int, seeds: int, spread: float, faces: int) -> dict[str, bool]:
     return found
 
 
-def calibration_trial(seed: int, error: float, faces: int) -> dict[str, bool]:
+def calibration_trial(seed: int, error: float, samples: int) -> dict[str, bool]:
     """The calibration error of one network whose true error is known."""
-    random = np.random.default_rng([4, seed, round(1000 * error), faces])
-    confidence = 1 / 7 + 6 / 7 * random.beta(1.3, 1.6, faces)
-    right = random.random(faces) < true_accuracy(confidence, error)
+    random = np.random.default_rng([4, seed, round(1000 * error), samples])
+    confidence = 1 / 7 + 6 / 7 * random.beta(1.3, 1.6, samples)
+    right = random.random(samples) < true_accuracy(confidence, error)
     labels = np.where(right, 0, 1).astype(np.int32)
     rest = (1 - confidence[:, None]) / 6
     probabilities = np.concatenate([confidence[:, None], np.repeat(rest, 6, 1)], 1)
-    predictions = Predictions(np.arange(faces), labels, probabilities.astype(np.float32))
+    predictions = Predictions(np.arange(samples), labels, probabilities.astype(np.float32))
     estimate = assess.estimate("calibration_error", [predictions])
     low, high = estimate.interval
     band = metrics.calibrated_below(predictions, 500, seed)
@@ -213,18 +215,18 @@ def true_accuracy(confidence: np.ndarray, error: float) -> np.ndarray:
     return confidence - error / _unit() * (confidence - 1 / 7)
 
 
-def family_trial(seed: int, seeds: int, spread: float, faces: int) -> dict[str, bool]:
+def family_trial(seed: int, seeds: int, spread: float, samples: int) -> dict[str, bool]:
     """Whether any of four equal networks is called better than another."""
-    random = np.random.default_rng([6, seed, seeds, faces, round(1000 * spread)])
-    labels = _labels(random, faces)
-    of_faces = OF_FACES * _noise(random, faces)
+    random = np.random.default_rng([6, seed, seeds, samples, round(1000 * spread)])
+    labels = _labels(random, samples)
+    of_samples = OF_SAMPLES * _noise(random, samples)
     correct = []
     for _ in range(4):
         skills = _draw_skill(random, spread, seeds) if seeds > 1 else np.full(1, SKILL)
         correct.append(
             np.stack(
                 [
-                    _predict(of_faces + OF_NETWORKS * _noise(random, faces), labels, s).correct
+                    _predict(of_samples + OF_NETWORKS * _noise(random, samples), labels, s).correct
                     for s in skills
                 ]
             ).astype(float)
@@ -253,10 +255,10 @@ def _print(head: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     print()
 
 
-def _of_seeds(faces: int) -> list[tuple[int, float, int]]:
-    """Number of seeds, spread between them, and number of faces; one seed has no spread."""
-    large = [(s, x, faces) for s in SEEDS[1:] for x in SPREADS.values()]
-    return [(1, SPREADS["small"], faces), *large]
+def _of_seeds(samples: int) -> list[tuple[int, float, int]]:
+    """Number of seeds, spread between them, and number of samples; one seed has no spread."""
+    large = [(s, x, samples) for s in SEEDS[1:] for x in SPREADS.values()]
+    return [(1, SPREADS["small"], samples), *large]
 
 
 def main() -> None:
@@ -280,27 +282,28 @@ def main() -> None:
         def percent(share: float | None) -> str:
             return "" if share is None else f"{100 * share:.1f}"
 
-        for faces in FACES:
-            settings = _of_seeds(faces)
+        for samples in SAMPLES:
+            settings = _of_seeds(samples)
             found = all_of(trial, settings)
             names = dict.fromkeys(name for of in found for name in of)
             print(
-                f"{faces:,} faces, {trials:,} trials: the interval contains the truth, in percent"
+                f"{samples:,} samples, {trials:,} trials: the interval contains the truth, in "
+                "percent"
             )
             print()
             _print(
                 ["", *(f"{s}, {words[x]}" if s > 1 else "1 seed" for s, x, _ in settings)],
                 ([_title(name), *(percent(of.get(name)) for of in found)] for name in names),
             )
-        settings = [(error, faces) for faces in FACES for error in ERRORS]
+        settings = [(error, samples) for samples in SAMPLES for error in ERRORS]
         found = all_of(calibration_trial, settings)
         keys = {"interval": "covered", "mean": "mean estimate", "width": "mean width"}
         keys |= {"band": "above the band"}
         _print(
-            ["faces", "true error", *keys.values()],
+            ["samples", "true error", *keys.values()],
             (
-                [f"{faces:,}", percent(error), *(percent(of[key]) for key in keys)]
-                for (error, faces), of in zip(settings, found, strict=True)
+                [f"{samples:,}", percent(error), *(percent(of[key]) for key in keys)]
+                for (error, samples), of in zip(settings, found, strict=True)
             ),
         )
         settings = _of_seeds(1000)

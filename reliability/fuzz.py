@@ -233,7 +233,7 @@ def _spoil_run_files(rng: random.Random, where: Path) -> None:
 def _read_run_files(where: Path) -> None:
     from configs import synthetic
     from fermm import settings
-    from fermm.evaluate import assess, run, table
+    from fermm.evaluate import assess, run, table, write
 
     error: InputError | None = None
     try:
@@ -242,8 +242,8 @@ def _read_run_files(where: Path) -> None:
         error = refused
     found = run.load(where / "run")
     assert error is None or "a run with another config" in str(error)
-    run.write_metrics(found)
-    table.table_2(found).text()
+    write.metrics(found)
+    table.accuracies(found).text()
     assess.assess(found)
 
 

@@ -1,6 +1,6 @@
 """Makes the checkpoint that stands for its format: python tests/make_checkpoint.py
 
-Run once when `checkpoint.FORMAT` is raised, and never again for that number: what it writes,
+Run once when `rundir.FORMAT` is raised, and never again for that number: what it writes,
 tests/checkpoint_format_<FORMAT>/, is there to be restored by later versions. `1` is the checkpoint
 after the one epoch of a small landmark network; `expected.npz` is what the network said about some
 faces then. The directory of an earlier format is removed by hand.
@@ -18,9 +18,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import fermm  # noqa: E402
-from fermm import experiment  # noqa: E402
+from fermm import experiment, rundir  # noqa: E402
 from fermm.data import synthetic  # noqa: E402
-from fermm.train import checkpoint  # noqa: E402
 from helpers.trainings import small_config  # noqa: E402
 
 FACES = 5
@@ -28,7 +27,7 @@ FACES = 5
 
 def main() -> None:
     """Trains, and copies the checkpoint into tests/."""
-    kept = ROOT / "tests" / f"checkpoint_format_{checkpoint.FORMAT}"
+    kept = ROOT / "tests" / f"checkpoint_format_{rundir.FORMAT}"
     if kept.exists():
         sys.exit(f"{kept}: is there; it is made once, when the format is new")
     config = small_config(
@@ -51,7 +50,7 @@ def forget_places(directory: pathlib.Path) -> None:
         file.write_text("Checkpoint commit was successful\n")
     meta = json.loads((directory / "meta.json").read_text())
     meta["machine"]["system"] = "Linux"
-    checkpoint.write_json_files(directory, meta)
+    rundir.write_meta(directory, meta)
 
 
 if __name__ == "__main__":

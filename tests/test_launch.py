@@ -15,7 +15,7 @@ import time
 import pytest
 
 from configs import paper, synthetic
-from fermm import fields, notices, settings
+from fermm import fields, notices, rundir, settings
 from fermm.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -290,7 +290,7 @@ def test_the_run_directory_of_another_config(tmp_path):
 def test_a_network_whose_name_begins_like_a_field_that_may_differ(tmp_path):
     config = synthetic.get_config().to_dict()
     config["parallel_net"] = config["landmarks"] | {"epochs": 3}
-    settings.write_json(tmp_path / "config.json", config)
+    rundir.write_json(tmp_path / "config.json", config)
     settings.check_workdir(config | {"parallel": "batch"}, tmp_path)
     config["parallel_net"] = config["landmarks"] | {"epochs": 4}
     with pytest.raises(InputError, match=r"config.parallel_net.epochs is 3 there and 4 now"):
@@ -365,7 +365,7 @@ def test_names_that_cannot_be(flag, name, reason):
 
 def test_how_many_seeds_are_trained_at_once_may_differ(tmp_path):
     config = synthetic.get_config().to_dict()
-    settings.write_json(tmp_path / "config.json", config)
+    rundir.write_json(tmp_path / "config.json", config)
     config["landmarks"]["seeds_at_once"] = 3
     settings.check_workdir(config, tmp_path)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fermm
-from fermm import experiment, paths, settings
+from fermm import experiment, paths, rundir, settings
 from fermm.data import synthetic
 from fermm.train import checkpoint, devices
 from helpers.trainings import assert_identical, small_config
@@ -83,7 +83,7 @@ def test_with_x64_a_run_has_the_same_bits(tmp_path):
 
 @pytest.mark.parametrize("backend", ["cuda", "cdua"])
 def test_a_backend_that_is_missing_is_named(tmp_path, backend):
-    kept = ROOT / "tests" / f"checkpoint_format_{checkpoint.FORMAT}" / "1"
+    kept = ROOT / "tests" / f"checkpoint_format_{rundir.FORMAT}" / "1"
     code = f"import fermm; fermm.restore({str(kept)!r})"
     launch = (ROOT / "launch.py", "--workdir", tmp_path / "run")
     for command in (("-c", code), launch):
@@ -148,7 +148,7 @@ def test_synthetic_faces_need_no_home_directory(nobody, tmp_path):
 
 
 def test_what_cannot_be_read_here_is_not_called_damaged(tmp_path, monkeypatch):
-    kept = ROOT / "tests" / f"checkpoint_format_{checkpoint.FORMAT}" / "1"
+    kept = ROOT / "tests" / f"checkpoint_format_{rundir.FORMAT}" / "1"
     copy = shutil.copytree(kept, tmp_path / "1")
 
     def fail(path):
@@ -157,7 +157,7 @@ def test_what_cannot_be_read_here_is_not_called_damaged(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "_read_arrays", fail)
     with pytest.raises(fermm.InputError) as caught:
         fermm.restore(copy)
-    versions = ", ".join(f"{k} {v}" for k, v in checkpoint.read_meta(copy)["versions"].items())
+    versions = ", ".join(f"{k} {v}" for k, v in rundir.read_meta(copy)["versions"].items())
     assert str(caught.value) == (
         f"{copy}: cannot be read here (RuntimeError: no device), although its files are as they "
         f"were written; use the versions that wrote it ({versions})"
@@ -165,7 +165,7 @@ def test_what_cannot_be_read_here_is_not_called_damaged(tmp_path, monkeypatch):
 
 
 def test_a_file_that_may_not_be_read_is_not_set_aside(tmp_path, monkeypatch):
-    kept = ROOT / "tests" / f"checkpoint_format_{checkpoint.FORMAT}" / "1"
+    kept = ROOT / "tests" / f"checkpoint_format_{rundir.FORMAT}" / "1"
     copy = shutil.copytree(kept, tmp_path / "checkpoints" / "1")
 
     def denied(file):

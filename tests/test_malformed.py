@@ -555,7 +555,7 @@ PATHS = {
     "run with NUL": (
         lambda path: run.load(run.Path(path)),
         "no\0such",
-        f"@/config.json: cannot be read as JSON (embedded null byte); {LOST}",
+        "@: not the directory of a run: config.json is missing",
     ),
     "run is a file": (
         lambda path: run.load(run.Path(path)),

@@ -23,7 +23,7 @@ def spec_of(name):
     if "model" in section:
         return {"model": section["model"], "arguments": section["arguments"]}
     parts = {part: spec_of(part) for part in ("image", "landmarks")}
-    return {"head": section["head"], "arguments": section["arguments"], **parts}
+    return {"head": section["head"], "arguments": section["arguments"], "members": parts}
 
 
 _IMAGE = {"model": "nn1", "arguments": {"hidden": 32}}
@@ -35,8 +35,7 @@ SMALL = {
         f"{head}_fusion": {
             "head": head,
             "arguments": {},
-            "image": _IMAGE,
-            "landmarks": _LANDMARKS,
+            "members": {"image": _IMAGE, "landmarks": _LANDMARKS},
         }
         for head in ("decision", "feature")
     },

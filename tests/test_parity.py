@@ -88,7 +88,7 @@ def our_network(name, dtype="float32", dropout=0.0):
     }
     if name in specs:
         return models.build(specs[name])
-    spec = {"head": section["head"], "arguments": section["arguments"], **specs}
+    spec = {"head": section["head"], "arguments": section["arguments"], "members": specs}
     return models.build(spec, trained={"head/logits/kernel"})
 
 

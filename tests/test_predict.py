@@ -16,11 +16,8 @@ import pytest
 
 import fermm
 from configs import paper, synthetic
-from fermm import experiment, predict
+from fermm import experiment, predict, rundir
 from fermm.data import synthetic as drawn
-from fermm.evaluate import metrics
-from fermm.train import checkpoint
-from fermm.train import history as history_lib
 from helpers.trainings import train_predictor
 
 NETWORKS = ("image", "landmarks", "decision_fusion", "feature_fusion")
@@ -51,7 +48,7 @@ def faces():
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_predict_says_what_the_run_saved(workdir, faces, name):
-    saved = metrics.load_predictions(workdir / name / "seed_1" / "predictions_test.npz")
+    saved = rundir.read_predictions(workdir / name / "seed_1" / "predictions_test.npz")
     network = fermm.restore(workdir, name, seed=1)
     some = faces.take(saved.rows)
     result = network.predict(some.images, some.landmarks)
@@ -101,11 +98,11 @@ def test_every_way_to_name_a_checkpoint(workdir):
 
 
 def test_best_is_the_epoch_of_lowest_validation_loss(workdir):
-    history = history_lib.read(workdir / "landmarks" / "seed_0" / "history.csv")
+    history = rundir.read_history(workdir / "landmarks" / "seed_0" / "history.csv")
     losses = [row["val_loss"] for row in history]
     best = int(np.argmin(losses)) + 1
     assert best < 2, "the fixture should make an earlier epoch the best"
-    assert checkpoint.epochs(workdir / "landmarks" / "seed_0" / "checkpoints") == [best, 2]
+    assert rundir.epochs(workdir / "landmarks" / "seed_0" / "checkpoints") == [best, 2]
     assert fermm.restore(workdir, "landmarks", 0, which="best").meta["epoch"] == best
     assert fermm.restore(workdir, "landmarks", 0, which="last").meta["epoch"] == 2
 

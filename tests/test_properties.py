@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from test_fer2013 import GREY, HEADER, csv_text, encoded, row
 
+from fermm import rundir
 from fermm.data import fer2013, landmarks
 from fermm.data.faces import POINTS, USAGES
 from fermm.errors import InputError
-from fermm.evaluate import metrics, run
 
 # The same examples every time, since a failure of chance in CI helps nobody; `reliability.fuzz` has
 # the others. No deadline: the machine may be busy.
@@ -107,18 +107,20 @@ def saved(tmp_path, name):
     count = 5
     rows, labels = np.arange(count), np.arange(count) % 7
     if name == "predictions":
-        made = metrics.Predictions(rows, labels, np.full((count, 7), 1 / 7, np.float32))
-        metrics.save_predictions(tmp_path / "x", made)
+        made = rundir.Predictions(rows, labels, np.full((count, 7), 1 / 7, np.float32))
+        rundir.write_predictions(tmp_path / "x", made)
     elif name == "samples":
         parts, copied = np.zeros(count, np.int8), np.zeros(count, bool)
-        run.save_samples(
-            tmp_path, run.Samples(rows, labels, parts, rows.astype(np.uint64), copied, np.ones(7))
-        )
-        (tmp_path / run.SAMPLES).rename(tmp_path / "x")
+        votes = np.eye(7, dtype=np.float32)[labels]
+        digests = rows.astype(np.uint64)
+        made = rundir.Samples(rows, labels, parts, digests, copied, np.ones(7), votes)
+        rundir.write_samples(tmp_path / "x", made)
     else:
         alone = {name: labels.astype(np.int8) for name in ("image", "landmarks")}
         mixed = {name: x[None].repeat(3, 0) for name, x in alone.items()}
-        run.save_modalities(tmp_path / "x", run.Modalities(rows, labels, labels, alone, mixed))
+        rundir.write_modalities(
+            tmp_path / "x", rundir.Modalities(rows, labels, labels, alone, mixed)
+        )
     return (tmp_path / "x").read_bytes()
 
 
@@ -139,9 +141,9 @@ READERS = {
     "zip": ("x.zip", fer2013.read),
     "quarantine": ("x.zip", lambda path: fer2013.read(path, on_error="quarantine")),
     "landmarks": ("x.csv", landmarks.read_csv),
-    "predictions": ("x.npz", metrics.load_predictions),
-    "samples": ("x.npz", run.load_samples),
-    "modalities": ("x.npz", run.load_modalities),
+    "predictions": ("x.npz", rundir.read_predictions),
+    "samples": ("x.npz", rundir.read_samples),
+    "modalities": ("x.npz", lambda path: rundir.read_modalities(path, 7)),
 }
 
 

@@ -66,8 +66,10 @@ def join(*arrays):
 SPEC = {
     "head": "own",
     "arguments": {},
-    "image": {"model": "nn1", "arguments": {}},
-    "landmarks": {"model": "nn2", "arguments": {}},
+    "members": {
+        "image": {"model": "nn1", "arguments": {}},
+        "landmarks": {"model": "nn2", "arguments": {}},
+    },
 }
 
 
@@ -155,7 +157,7 @@ def test_one_average_is_of_one_program(program, tmp_path):
     workdir = tmp_path / "run"
     file = program()
     experiment.run(config(0), workdir, program=[file])
-    assert run.load(workdir).notes == ()
+    assert run.load(workdir).code_notes == ()
     program(("SEEDS = (0,)", "SEEDS = (0, 1)"))
     program(("axis=-1", "axis=1"))
     for seeds in ((0, 1), (0,)):
@@ -168,7 +170,7 @@ def test_one_average_is_of_one_program(program, tmp_path):
         )
     experiment.run(config(0, 1, accept_changed_code=True), workdir, program=[file])
     found = run.load(workdir)
-    assert found.notes == (
+    assert found.code_notes == (
         "The seeds of own were trained by different programs: helper.py was changed between them.",
         "The run was last called with config.accept_changed_code: what had been trained may have "
         "been evaluated by code that was changed since.",

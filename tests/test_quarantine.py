@@ -22,7 +22,7 @@ from test_fer2013 import (
 
 from configs import paper
 from fermm import experiment
-from fermm.data import dataset, fer2013, landmarks, source
+from fermm.data import dataset, fer2013, landmarks
 from fermm.data.faces import EMOTIONS, USAGES, Rejected
 from fermm.errors import InputError
 
@@ -331,9 +331,9 @@ def test_a_run_tells_what_it_set_aside(tmp_path, capsys):
     written = []
     for _ in range(2):  # the second time from the cache
         experiment.run(config, tmp_path / "run")
-        with (tmp_path / "run" / source.REJECTED).open(newline="") as file:
+        with (tmp_path / "run" / "rejected.csv").open(newline="") as file:
             written.append(list(csv.reader(file)))
-        (tmp_path / "run" / source.REJECTED).unlink()
+        (tmp_path / "run" / "rejected.csv").unlink()
         line = f"4 of 40 rows set aside, see {tmp_path}/run/rejected.csv"
         assert line in capsys.readouterr().out.splitlines()
     own = [[config["data"]["path"], place(at), why] for at, (_, why) in BAD.items()]

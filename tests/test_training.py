@@ -16,7 +16,7 @@ from flax import traverse_util
 from tensorboardX.proto import event_pb2
 
 import fermm
-from fermm import experiment, models, settings
+from fermm import experiment, models, rundir, settings
 from fermm import finished as finished_lib
 from fermm.data import batches
 from fermm.data import synthetic as synthetic_faces
@@ -24,13 +24,12 @@ from fermm.data.source import Source, load
 from fermm.errors import InputError
 from fermm.evaluate import run
 from fermm.train import checkpoint, loop, saver, steps
-from fermm.train import history as history_lib
 from fermm.train.keys import key_for
 from helpers.trainings import assert_identical, small_config, without_seconds
 
 
 def read(workdir, network, seed=0):
-    where = checkpoint.locate(workdir / network / f"seed_{seed}" / "checkpoints")
+    where = rundir.locate(workdir / network / f"seed_{seed}" / "checkpoints")
     return checkpoint.read(where, training=True)
 
 
@@ -85,7 +84,7 @@ def test_what_a_run_leaves(finished):
         with open(finished / name / "seed_0" / "history.csv") as file:
             rows = list(csv.DictReader(file))
         assert [row["epoch"] for row in rows] == ["1", "2"]
-        assert list(rows[0]) == list(history_lib.COLUMNS)
+        assert list(rows[0]) == list(rundir.HISTORY_COLUMNS)
         if name == "image":  # the rate of each epoch's own steps, by a step schedule at epoch 1
             rates = [float(row["learning_rate"]) for row in rows]
             np.testing.assert_allclose(rates, [5e-4, 1e-4], rtol=1e-6)
@@ -146,7 +145,7 @@ def test_what_modalities_do_is_what_the_networks_say(finished):
     test = drawn.faces.take(drawn.splits["test"])
     for fusion in ("decision_fusion", "feature_fusion"):
         network = fermm.restore(finished, fusion)
-        found = run.load_modalities(finished / fusion / "seed_0" / "modalities_test.npz")
+        found = rundir.read_modalities(finished / fusion / "seed_0" / "modalities_test.npz", 7)
         np.testing.assert_array_equal(found.rows, test.rows)
         np.testing.assert_array_equal(found.labels, test.labels)
         probabilities = network.predict(test.images, test.landmarks)
@@ -186,7 +185,9 @@ def test_event_files_hold_the_history(tmp_path):
         for event in events_in(file.read_bytes()):
             for value in event.summary.value:
                 scalars[value.tag, event.step] = value.simple_value
-        history = history_lib.read(tmp_path / "run" / "landmarks" / f"seed_{seed}" / "history.csv")
+        history = rundir.read_history(
+            tmp_path / "run" / "landmarks" / f"seed_{seed}" / "history.csv"
+        )
         expected = {(k, r["epoch"]): v for r in history for k, v in r.items() if k != "epoch"}
         assert scalars == pytest.approx(expected, rel=1e-6)
 
@@ -269,7 +270,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch)
     monkeypatch.setattr(saver.history, "write", stop_after_first_epoch)
     with pytest.raises(KeyboardInterrupt):
         experiment.run(small_config(), tmp_path / "run")
-    assert checkpoint.epochs(tmp_path / "run" / "image" / "seed_0" / "checkpoints") == [1]
+    assert rundir.epochs(tmp_path / "run" / "image" / "seed_0" / "checkpoints") == [1]
     monkeypatch.undo()
     experiment.run(small_config(), tmp_path / "run")
     for network in ("image", "landmarks", "decision_fusion", "feature_fusion"):
@@ -338,7 +339,7 @@ def test_only_what_restoring_needs_is_kept(finished, tmp_path, monkeypatch, keep
     experiment.run(config, workdir)
     for name in ("image", "landmarks"):
         directory = workdir / name / "seed_0" / "checkpoints"
-        best = checkpoint.locate(finished / name / "seed_0" / "checkpoints", "best").name
+        best = rundir.locate(finished / name / "seed_0" / "checkpoints", "best").name
         assert {p.name for p in directory.iterdir()} == {"2", *([best] * (keep == "restore"))}
         assert not list(directory.rglob("training"))
         for path in (fermm.restore(workdir, name), fermm.restore(finished, name)):
@@ -488,10 +489,9 @@ def test_other_data_in_the_same_run_directory_is_refused(finished, tmp_path):
 
 def test_a_run_directory_in_use_is_refused_until_that_run_is_dead(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
-    hold = "import pathlib, sys, time; from fermm import settings\n"
-    hold += (
-        "with settings.lock(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(99)"
-    )
+    hold = "import pathlib, sys, time; from fermm.rundir import RunDirectory\n"
+    hold += "with RunDirectory(pathlib.Path(sys.argv[1])).lock():\n"
+    hold += "    print('held', flush=True); time.sleep(99)"
     other = subprocess.Popen(
         [sys.executable, "-c", hold, tmp_path / "run"], stdout=subprocess.PIPE, text=True
     )
@@ -547,7 +547,7 @@ def test_parts_that_have_seen_the_test_faces_are_refused(finished, tmp_path, mon
             return read(count, **kwargs).take(np.arange(count - 1))
 
         monkeypatch.setattr(synthetic_faces, "draw", functools.wraps(read)(draw))
-    theirs = run.load_samples(finished / "samples.npz")
+    theirs = rundir.read_samples(finished / "samples.npz")
     their_rows = set(theirs.of("train").rows.tolist())
     own = load(config["data"])
     held_out = [own.faces.rows[own.splits[k]].tolist() for k in ("validation", "test")]
@@ -591,12 +591,12 @@ def test_parts_of_which_it_is_not_known_what_they_have_seen_are_refused(finished
 def test_a_part_that_is_not_trained_to_its_end_is_refused(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "half")
     checkpoints = tmp_path / "half" / "landmarks" / "seed_0" / "checkpoints"
-    for kept in checkpoint.epochs(checkpoints):
+    for kept in rundir.epochs(checkpoints):
         file = checkpoints / str(kept) / "meta.json"
         meta = json.loads(file.read_text())
         meta["config"]["landmarks"]["epochs"] = 3
         file.write_text(json.dumps(meta))
-        sums = json.dumps(checkpoint._checksums(file.parent))
+        sums = json.dumps(rundir.checksums(file.parent))
         file.with_name("checksums.json").write_text(sums)
     config = small_config(
         networks=("decision_fusion",), decision_fusion__start_from=str(tmp_path / "half")

@@ -199,7 +199,7 @@ class Peer:
             arguments = {**section["arguments"], "dtype": self._dtype}
             return {"model": section["model"], "arguments": arguments}
         parts = {part: self._spec(part) for part in MODALITIES}
-        return {"head": section["head"], "arguments": section["arguments"], **parts}
+        return {"head": section["head"], "arguments": section["arguments"], "members": parts}
 
     def _split(self, split: str) -> training.Data:
         rows = self._data[split]

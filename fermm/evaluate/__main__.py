@@ -3,7 +3,7 @@
   uv run python -m fermm.evaluate runs/paper
   uv run python -m fermm.evaluate runs/paper runs/official --out comparison.html
 
-Nothing is trained. Figures that show faces stay as the run drew them.
+Nothing is trained. Figures that show samples or the layers of a network stay as the run drew them.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from fermm.errors import InputError
-from fermm.evaluate import compare, report, run, table
+from fermm.evaluate import run, table, write
 from fermm.paths import expand
 
 
@@ -31,13 +31,13 @@ def main() -> None:
         runs = [run.load(expand(directory)) for directory in arguments.runs]
         if arguments.out:
             out = expand(arguments.out)
-            compare.write(runs, out)
+            write.comparison(runs, out)
             print(f"{out}: written")
         else:
-            run.write_metrics(runs[0])
-            report.write(runs[0])
-            print(table.table_2(runs[0]).text())
-            print(f"\n{runs[0].directory / run.REPORT}: written")
+            write.metrics(runs[0])
+            write.report(runs[0], redraw_networks=False)
+            print(table.accuracies(runs[0]).text())
+            print(f"\n{runs[0].directory.report}: written")
     except InputError as error:
         sys.exit(f"fermm.evaluate: {error}")
 

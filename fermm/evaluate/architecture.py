@@ -1,20 +1,20 @@
-"""Architectures drawn from the Flax modules themselves (paper, figures 6 to 9).
+"""Architectures drawn from the Flax modules themselves.
 
 Nothing is listed by hand: a network is traced, not run, and what it calls is drawn in that order.
 Every call of a module gets a named scope in the traced program, which tells to which call an
 operation belongs. Functions between modules are drawn where they have a name: activations,
 concatenation, flattening, and whatever stands in a `jax.named_scope`. Arithmetic is not drawn.
+
+This is the only module of `fermm.evaluate` that needs JAX and the code of the networks.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
-import matplotlib as mpl
 import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.extend import core
@@ -23,16 +23,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from fermm import models
-from fermm.data.faces import EMOTIONS
-from fermm.evaluate import figures
+from fermm.faces import FACE_REGIONS
 from fermm.models.building import Spec
-from fermm.models.fusion import MODALITIES
-from fermm.models.landmarks import PARTS, PartLayer
-from fermm.models.types import shapes
+from fermm.samples import Feature
 
 # An axis of this size is the batch: a prime that no layer is likely to have as its width.
 _BATCH = 1009
-_INPUTS = shapes(("images", "landmarks"), _BATCH)
 # Functions that are boxes of their own; others are written into the box before.
 _BOXES = ("concatenate", "stack", "flatten")
 
@@ -41,7 +37,7 @@ _BOXES = ("concatenate", "stack", "flatten")
 class Layer:
     """One box: an input, a call of a module, or a function between modules."""
 
-    part: str  # "image", "landmarks" or "head" of a fusion, else ""
+    part: str  # the name of a member of a fusion, or "head"; "" if the network is none
     name: str  # of the module in its part, or what the function or the input is called
     kind: str  # class of the module, or "input", "function", or "box" (of several operations)
     shape: tuple[int, ...]  # returned, without the batch; of pictures height, width, channels
@@ -54,22 +50,28 @@ class Layer:
     taken: bool = False  # is read by the head of a fusion
 
 
-def layers(spec: Spec, trained: Collection[str] | None = None) -> list[Layer]:
+def layers(
+    spec: Spec, features: Mapping[str, Feature], trained: Collection[str] | None = None
+) -> list[Layer]:
     """The layers of the network that `spec` describes, in order of execution.
 
     A module that calls others, and has no parameters beside theirs, is shown as these.
 
     Args:
         spec: see `fermm.models.building`.
+        features: by name, those that the network reads, and perhaps others.
         trained: paths of the parameters that are trained (`meta["trained"]` of a checkpoint). None
-            means all, or of a fusion those of the head, as in the paper.
+            means all, or of a fusion those of the head.
 
     Raises:
         InputError: of `models.build`.
     """
     # Its plain form has an operation for each layer.
     network: Any = models.build(spec, plain=True)
-    inputs = {name: _INPUTS[name] for name in network.inputs}
+    inputs = {
+        name: jax.ShapeDtypeStruct((_BATCH, *features[name].shape), features[name].dtype)
+        for name in network.inputs
+    }
     variables = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), inputs)
     sizes = {path: leaf.size for path, leaf in flatten_dict(variables).items()}
     fusion = models.is_fusion(spec)
@@ -98,10 +100,11 @@ def layers(spec: Spec, trained: Collection[str] | None = None) -> list[Layer]:
     with nn.intercept_methods(note):
         # A new function each time: JAX keeps traces by function, and these would lack the scopes.
         program = jax.make_jaxpr(lambda *args: network.apply(*args))(variables, inputs)
+    members = spec["members"] if fusion else {"": spec}
     found = [
-        Layer(part, name, "input", _sample(_INPUTS[name].shape), (_INPUTS[name].dtype.name,))
-        for part in (MODALITIES if fusion else ("",))
-        for name in (getattr(network, part) if part else network).inputs
+        Layer(part, name, "input", features[name].shape, (features[name].dtype,))
+        for part, member in members.items()
+        for name in models.build(member, plain=True).inputs
     ]
     _read(program.jaxpr, calls, holders - {path[1:-1] for path in sizes}, found)
     for layer in found:
@@ -116,8 +119,10 @@ def layers(spec: Spec, trained: Collection[str] | None = None) -> list[Layer]:
 def _about(module: nn.Module) -> tuple[str, ...]:
     """The module's class, and its fields that differ from their defaults."""
     found = [type(module).__name__]
-    if isinstance(module, PartLayer) and module.name in PARTS:
-        found.append(f"{PARTS[module.name].stop - PARTS[module.name].start} points")
+    # The network of landmarks has a module for each face region.
+    if type(module).__module__ == "fermm.models.landmarks" and module.name in FACE_REGIONS:
+        region = FACE_REGIONS[module.name]
+        found.append(f"{region.stop - region.start} points")
     for field in dataclasses.fields(module):
         value = getattr(module, field.name)
         if field.name != "name" and isinstance(value, int | float | str | tuple):
@@ -204,25 +209,33 @@ _FILLS = {"conv": "#D3EAF8", "dense": "#FBE6C4", "norm": "#CFEBE0", "dropout": "
 _ARROW = {"arrowstyle": "-|>", "mutation_scale": 7, "color": _INK, "shrinkA": 0, "shrinkB": 0}
 
 
-def save(stem: Path, spec: Spec, caption: str, trained: Collection[str] | None = None) -> None:
-    """Draws what a network consists of (paper, figures 6 to 9).
+def draw(
+    spec: Spec,
+    features: Mapping[str, Feature],
+    classes: Sequence[str],
+    caption: str,
+    trained: Collection[str] | None = None,
+) -> Figure:
+    """What a network consists of.
 
-    Of a fusion, the two networks are lists, and the head is shown in full.
+    The members of a fusion are lists beside each other, and its head is shown in full.
 
     Args:
-        stem: path of the files, without suffix.
         spec: see `fermm.models.building`; `meta["spec"]` of a checkpoint.
+        features: by name, those that the network reads, and perhaps others.
+        classes: the names of the classes.
         caption: above the figure, with the numbers of parameters below it.
         trained: as in `layers`; `meta["trained"]` of a checkpoint.
 
     Raises:
         InputError: of `models.build`.
     """
-    found = layers(spec, trained)
-    parts = MODALITIES if models.is_fusion(spec) else ()
-    softmax = Layer("", "softmax", "input", (len(EMOTIONS),), EMOTIONS)
+    found = layers(spec, features, trained)
+    parts = list(spec["members"]) if models.is_fusion(spec) else []
+    softmax = Layer("", "softmax", "input", (len(classes),), tuple(classes))
     rows = _rows([*(layer for layer in found if layer.part not in parts), softmax])
-    page = 7.4 if parts or max(map(len, rows)) > 1 else 5.3
+    page = 7.4 if len(parts) > 1 or max(map(len, rows)) > 1 else 5.3
+    page = max(page, _SPACE + len(parts) * (_LIST + _SPACE))
     figure = Figure()
     axes = figure.add_axes((0, 0, 1, 1))
     total, changed, statistics = _sums(found)
@@ -234,10 +247,12 @@ def save(stem: Path, spec: Spec, caption: str, trained: Collection[str] | None =
     above: list[float] = []  # the middles of the boxes above
     if parts:
         lists = [[layer for layer in found if layer.part == part] for part in parts]
-        above = [_SPACE + _LIST / 2, page - _SPACE - _LIST / 2]
+        step = (page - _SPACE) / len(parts)
+        above = [_SPACE / 2 + step * (i + 0.5) for i in range(len(parts))]
         height = 0.3 + _LINE * max(len(_rows(one)) for one in lists)
         for x, part, one in zip(above, parts, lists, strict=True):
-            title = f"{part}: {spec[part].get('model', spec[part].get('head'))}"
+            member = spec["members"][part]
+            title = f"{part}: {member.get('model', member.get('head'))}"
             _list(axes, x - _LIST / 2, y, height, title, one)
         y += height
     for i, row in enumerate(rows):
@@ -256,8 +271,7 @@ def save(stem: Path, spec: Spec, caption: str, trained: Collection[str] | None =
     axes.set(xlim=(0, page), ylim=(y + 0.4, 0))
     axes.axis("off")
     figure.set_size_inches(page, y + 0.4)
-    with mpl.rc_context(figures.RC):
-        figures.save(figure, stem)
+    return figure
 
 
 def _sums(found: Sequence[Layer]) -> tuple[int, ...]:

@@ -8,20 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fermm.data.faces import EMOTIONS
 from fermm.evaluate import figures, statistics
-from fermm.evaluate.metrics import Predictions
 from fermm.evaluate.run import Run
-from fermm.evaluate.table import interval, number, points
+from fermm.evaluate.text import interval, join, number, points
+from fermm.rundir import Predictions
 
 _ALL = 5  # networks, of which each is told of; of more only the best
-
-
-def join(names: Sequence[str]) -> str:
-    """Names as a sentence lists them."""
-    if len(names) < 2:
-        return "".join(names)
-    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def leading(assessment: Mapping[str, Any]) -> list[str]:
@@ -36,10 +28,10 @@ def accuracies(run: Run, assessment: Mapping[str, Any]) -> str:
     """For the figures of accuracies and of differences."""
     several = len(run.seeds) > 1
     text = (
-        f"Accuracy on the {assessment['faces']:,} {run.assessed} faces. Points: "
+        f"Accuracy on the {assessment['samples']:,} {run.assessed} samples. Points: "
         + (f"mean over {len(run.seeds)} seeds; small marks: each seed" if several else "one seed")
         + "; lines: 95% intervals over "
-        + ("seeds and faces" if several else "faces")
+        + ("seeds and samples" if several else "samples")
         + ("; those of the differences hold for all at once." if assessment["pairs"] else ".")
     )
     pairs = assessment["pairs"]
@@ -117,16 +109,15 @@ def confusion(run: Run, assessment: Mapping[str, Any]) -> str:
         taken = np.stack([(p.decisions == given)[p.labels == label] for p in predictions])
         ends = statistics.estimate_share(taken.astype(float)).interval if count > 1 else (0.0, 1.0)
         parts.append(
-            f"{EMOTIONS[label]} for {EMOTIONS[given]} by {run.titles[name]} "
-            f"({number(share[label, given], 0)}% of {count} faces; {interval(ends, 0)})"
+            f"{run.classes[label]} for {run.classes[given]} by {run.titles[name]} "
+            f"({number(share[label, given], 0)}% of {count} samples; {interval(ends, 0)})"
         )
     text = (
-        f"Confusion matrices on {run.assessed} data: of the faces with each label, how many "
-        "percent were given each emotion"
-        + (", mean over the seeds." if len(run.seeds) > 1 else ".")
+        f"Confusion matrices on {run.assessed} data: of the samples with each label, how many "
+        "percent were given each class" + (", mean over the seeds." if len(run.seeds) > 1 else ".")
     )
     if parts:
-        text += f" Most often mistaken of these faces (95% interval): {', '.join(parts)}."
+        text += f" Most often mistaken of these samples (95% interval): {', '.join(parts)}."
     return text
 
 
@@ -134,17 +125,17 @@ def recall(run: Run, assessment: Mapping[str, Any]) -> str:
     """For the recall by class."""
     best = assessment["best"][0]
     found = figures.recalls(assessment["networks"][best])
-    there = {EMOTIONS[i]: of for i, of in enumerate(found) if of}
+    there = {run.classes[i]: of for i, of in enumerate(found) if of}
     several = len(run.seeds) > 1
-    text = "Recall of each emotion; lines: 95% intervals over "
-    text += "seeds and faces." if several else "faces (Wilson)."
+    text = "Recall of each class; lines: 95% intervals over "
+    text += "seeds and samples." if several else "samples (Wilson)."
     if figures.recall_gains(run):
         text += " Beside it what each fusion adds to each of its members."
     if len(there) < 2:
         return text
     highest, lowest = extremes(there)
     if set(highest) & set(lowest):
-        return f"{text} Which emotion {run.titles[best]} recognises best, is not shown."
+        return f"{text} Which class {run.titles[best]} recognises best, is not shown."
 
     def words(names: Sequence[str]) -> str:
         value, ends = there[names[0]]
@@ -198,13 +189,13 @@ def reliability(run: Run, assessment: Mapping[str, Any]) -> str:
         "Accuracy by confidence, the probability of the decision; on the dashed line the two are "
         f"the same. Each point stands for {each} decisions"
         + (" of all seeds together" if len(run.seeds) > 1 else "")
-        + "; lines: 95% intervals over faces. Mean confidence minus accuracy: "
+        + "; lines: 95% intervals over samples. Mean confidence minus accuracy: "
         + f"{'; '.join(parts)}."
     )
 
 
 def confidence_gap(predictions: Sequence[Predictions]) -> statistics.Estimate:
-    """Mean confidence minus accuracy of a network, over its seeds and faces."""
+    """Mean confidence minus accuracy of a network, over its seeds and samples."""
     gaps = np.stack([one.probabilities.max(-1) - one.correct for one in predictions])
     return statistics.estimate_value(gaps.astype(np.float64), (-1.0, 1.0))
 
@@ -214,31 +205,32 @@ def modalities(run: Run, assessment: Mapping[str, Any]) -> str:
     parts = []
     for name, found in assessment["fusions"].items():
         costs = [
-            f"{part} {points(of['cost']['mean'])} points ({interval(of['cost']['interval'])})"
-            for part, of in found["modalities"].items()
+            f"{member} {points(of['cost']['mean'])} points ({interval(of['cost']['interval'])})"
+            for member, of in found["members"].items()
         ]
         parts.append(f"Shuffling costs {run.titles[name]}: {join(costs)}")
     return (
-        "Accuracy of each fusion, of its members alone, and of the fusion with one modality "
-        "shuffled, that is, taken from another face; and how many decisions that changes. "
+        "Accuracy of each fusion, of its members alone, and of the fusion with one member "
+        "shuffled, whose inputs come from another sample; and how many decisions that changes. "
         f"{'. '.join(parts)}."
     )
 
 
 def classes(run: Run) -> str:
-    """For the numbers of faces of each class."""
-    counts = np.bincount(run.samples.labels, minlength=len(EMOTIONS))
+    """For the numbers of samples of each class."""
+    names = run.classes
+    counts = np.bincount(run.samples.labels, minlength=len(names))
     most, least = int(counts.argmax()), int(counts.argmin())
     weights = run.samples.class_weights
     return (
-        f"How many faces each emotion has in each split, and its weight in the loss: from "
-        f"{counts[least]:,} ({EMOTIONS[least]}, weight {weights[least]:.3f}) to {counts[most]:,} "
-        f"({EMOTIONS[most]}, weight {weights[most]:.3f})."
+        f"How many samples each class has in each split, and its weight in the loss: from "
+        f"{counts[least]:,} ({names[least]}, weight {weights[least]:.3f}) to {counts[most]:,} "
+        f"({names[most]}, weight {weights[most]:.3f})."
     )
 
 
-def all_wrong(run: Run) -> str:
-    """For the faces that every network gets wrong."""
+def all_wrong(run: Run, *, shown: bool = True) -> str:
+    """For the samples that every network gets wrong, of which some may be shown."""
     predictions = [t.predictions[run.assessed] for seeds in run.networks.values() for t in seeds]
     wrong = {int(row) for row in predictions[0].rows[~predictions[0].correct]}
     for one in predictions[1:]:
@@ -246,12 +238,14 @@ def all_wrong(run: Run) -> str:
     total = len(predictions[0].rows)
     what = "the network gets" if len(run.networks) == 1 else "every network gets"
     ever = " in every seed" if len(run.seeds) > 1 else ""
-    text = f"{len(wrong):,} of the {total:,} {run.assessed} faces ({points(len(wrong) / total)}%) "
+    text = (
+        f"{len(wrong):,} of the {total:,} {run.assessed} samples ({points(len(wrong) / total)}%) "
+    )
     text += f"{what} wrong{ever}."
-    if wrong:
+    if wrong and shown:
         text += (
             " Shown are those to whose label the networks give the least probability, and the "
-            "emotion to which they give the most: difficult faces, and faces whose label may be "
+            "class to which they give the most: difficult samples, and samples whose label may be "
             "questioned."
         )
     return text

@@ -1,41 +1,59 @@
-"""Several runs side by side: other configs on the same faces, or one config on several splits."""
+"""Several runs side by side: other configs on the same samples, or one config on several splits.
+
+Writes nothing.
+"""
 
 import dataclasses
+import functools
 import itertools
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fermm.errors import InputError, printable
-from fermm.evaluate import figures, report, statistics, table
+from fermm.evaluate import figures, report, statistics
 from fermm.evaluate.assess import estimate
 from fermm.evaluate.metrics import METRICS
-from fermm.evaluate.run import Run, write_text
+from fermm.evaluate.run import Run
 from fermm.evaluate.table import Table
-
-title = str
+from fermm.evaluate.text import interval, p_value, points, sentence, spread
 
 _METRIC = METRICS["accuracy"]
 
 
-def write(runs: Sequence[Run], file: Path) -> None:
-    """Writes one HTML page about several runs, and its numbers as JSON beside it.
+class Comparison(NamedTuple):
+    """Runs side by side.
 
-    Args:
-        runs: two or more, all assessed on the split of the same name.
-        file: the page; the numbers are in the file of this name with the suffix `.json`.
+    Attributes:
+        numbers: JSON types.
+        page: HTML.
+        failure: why the figure could not be drawn, or "".
+    """
+
+    numbers: dict[str, Any]
+    page: str
+    failure: str
+
+
+def compare(runs: Sequence[Run]) -> Comparison:
+    """Compares two runs or more that were all assessed on the split of the same name.
 
     Raises:
-        InputError: they were assessed on different splits, or a file cannot be written.
+        InputError: they were assessed on different splits or differ in their classes, or one is
+            given twice.
     """
     assessed = {run.assessed for run in runs}
     if len(assessed) > 1:
         raise InputError(
             f"the runs were assessed on different splits ({', '.join(sorted(assessed))}): evaluate "
             "them with the same config.evaluate.splits"
+        )
+    if len({run.classes for run in runs}) > 1:
+        raise InputError(
+            "the runs have different classes "
+            f"({'; '.join(sorted({', '.join(run.classes) for run in runs}))}), so that their "
+            "accuracies cannot be compared"
         )
     names, titles, settings = _names(runs), _titles(runs), _settings(runs)
     only_split_seed = [path for path, *_ in settings] == ["data.split_seed"]
@@ -88,29 +106,25 @@ def write(runs: Sequence[Run], file: Path) -> None:
         ],
         "over_splits": over_splits,
     }
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file.with_suffix(".json"), json.dumps(numbers, indent=2) + "\n")
-        write_text(file, report.render(f"{len(runs)} runs: {', '.join(names)}", sections))
-    except OSError as error:
-        raise InputError(f"{file}: cannot be written ({error.strerror})") from None
+    page = report.render(f"{len(runs)} runs: {', '.join(names)}", sections)
+    return Comparison(numbers, page, failed)
 
 
 def _words(
     runs: Sequence[Run], same: Sequence["Difference"], *, only_split_seed: bool
 ) -> tuple[list[str], list[str]]:
     """Sentences, and notes of what changes the meaning of the numbers."""
-    said = dict.fromkeys(note for run in runs for note in (run.note, *run.notes) if note)
-    notes = [f"{note[0].upper()}{note[1:].removesuffix('.')}." for note in said]
-    if any(run.config["data"]["source"] == "synthetic" for run in runs):
+    said = dict.fromkeys(note for run in runs for note in (*run.data_notes, *run.code_notes))
+    notes = [sentence(note) for note in said]
+    if any(run.synthetic for run in runs):
         notes.append(
-            "The faces are synthetic. Nothing measured on them says anything about real ones."
+            "The samples are synthetic. Nothing measured on them says anything about real ones."
         )
     if only_split_seed:
         return [
             f"The runs differ in nothing but the seed of the split: {len(runs)} splits of the same "
-            "faces. Intervals over splits are Student's, corrected for the faces that the splits "
-            "share by the ratio of test to training faces (Nadeau and Bengio, 2003)."
+            "samples. Intervals over splits are Student's, corrected for the samples that the "
+            "splits share by the ratio of test to training samples (Nadeau and Bengio, 2003)."
         ], notes
     if runs[0].assessed == "test":
         notes.append(
@@ -121,7 +135,7 @@ def _words(
         )
     if not same:
         return [
-            "No network was tested on the same faces and seeds in two of the runs, so that no "
+            "No network was tested on the same samples and seeds in two of the runs, so that no "
             "difference between runs is given."
         ], notes
     shown = [found for found in same if found.compared.shown]
@@ -188,10 +202,10 @@ def _swept(settings: Sequence[Sequence[Any]]) -> tuple[str, list[float]] | None:
 
 def _names(runs: Sequence[Run]) -> list[str]:
     """The shortest ends of their paths that differ."""
-    paths = [run.directory.resolve().parts for run in runs]
+    paths = [run.directory.path.resolve().parts for run in runs]
     for run, path in zip(runs, paths, strict=True):
         if paths.count(path) > 1:
-            raise InputError(f"{run.directory}: the same run is given twice")
+            raise InputError(f"{run.directory.path}: the same run is given twice")
     length = 1
     while len({path[-length:] for path in paths}) < len(paths):
         length += 1
@@ -240,8 +254,8 @@ def _accuracies(
     for network, estimates in accuracy.items():
         row = [titles[network]]
         for found in estimates:
-            ends = "" if found is None else f" ({table.interval(found.interval)})"
-            row.append("" if found is None else table.spread(found.seeds) + ends)
+            ends = "" if found is None else f" ({interval(found.interval)})"
+            row.append("" if found is None else spread(found.seeds) + ends)
         if repeated:
             means = [found.mean for found in estimates if found]
             row.append(_over(means, _ratio(runs[0]), 0.0))
@@ -252,7 +266,7 @@ def _accuracies(
         f"Accuracy in percent on {runs[0].assessed} data"
         + (", mean and standard deviation over the seeds" if several else "")
         + "; in brackets 95% intervals "
-        + ("over seeds and faces." if several else "over faces."),
+        + ("over seeds and samples." if several else "over samples."),
         head,
         rows,
     )
@@ -267,15 +281,15 @@ def _ends(
 
 
 def _over(values: Sequence[float], ratio: float, lowest: float, comparisons: int = 1) -> str:
-    mean = table.points(float(np.mean(values)))
+    mean = points(float(np.mean(values)))
     if len(values) == 1:
         return mean
-    ends = table.interval(_ends(values, ratio, lowest, comparisons))
-    return f"{mean} ± {table.points(float(np.std(values, ddof=1)))} ({ends})"
+    ends = interval(_ends(values, ratio, lowest, comparisons))
+    return f"{mean} ± {points(float(np.std(values, ddof=1)))} ({ends})"
 
 
 def _ratio(run: Run) -> float:
-    """Assessed faces for each training face."""
+    """Assessed samples for each training sample."""
     sizes = run.identity["sizes"]
     return sizes[run.assessed] / sizes["train"]
 
@@ -323,7 +337,7 @@ def _over_splits(runs: Sequence[Run], names: Sequence[str], titles: Mapping[str,
     rows = []
     pairs = _pairs(runs)
     for (one, other), found in pairs.items():
-        cells = [table.points(found[i]) if i in found else "" for i in range(len(runs))]
+        cells = [points(found[i]) if i in found else "" for i in range(len(runs))]
         over = _over(list(found.values()), _ratio(runs[0]), -1.0, len(pairs))
         rows.append([f"{titles[other]} minus {titles[one]}", *cells, over])
     return Table(
@@ -335,7 +349,7 @@ def _over_splits(runs: Sequence[Run], names: Sequence[str], titles: Mapping[str,
 
 
 class Difference(NamedTuple):
-    """The same network in two runs, on the same faces and seeds.
+    """The same network in two runs, on the same samples and seeds.
 
     Attributes:
         network: its name.
@@ -353,17 +367,14 @@ class Difference(NamedTuple):
 
 
 def same_network(runs: Sequence[Run]) -> list[Difference]:
-    """Each network that was tested in two of the runs on the same faces, with a seed in common.
+    """Each network that was tested in two of the runs on the same samples, with a seed in common.
 
     The intervals and p-values of all these differences are of one `statistics.Family`.
     """
     found: list[tuple[str, int, int, tuple[int, ...]]] = []
-    tables, faces = [], []
+    tables, samples = [], []
     for (i, run), (j, other) in itertools.combinations(enumerate(runs), 2):
-        rows = _rows(run)
-        if run.identity["faces"] != other.identity["faces"] or not np.array_equal(
-            rows, _rows(other)
-        ):
+        if not _on_same_samples(run, other):
             continue
         seeds = tuple(seed for seed in run.seeds if seed in other.seeds)
         for network in run.networks:
@@ -381,11 +392,18 @@ def same_network(runs: Sequence[Run]) -> list[Difference]:
             )
             found.append((network, i, j, seeds))
             tables.append(second - first)
-            faces.append((run.identity["faces"], rows.tobytes()))
+            samples.append(_rows(run).tobytes() + run.samples.digests.tobytes())
     if not found:
         return []
-    family = statistics.Family(tables, faces)
+    family = statistics.Family(tables, samples)
     return [Difference(*x, y) for x, y in zip(found, family.compared, strict=True)]
+
+
+def _on_same_samples(one: Run, other: Run) -> bool:
+    """Whether two runs were assessed on the same samples, in the same order."""
+    pairs = zip(one.samples.of(one.assessed)[:4], other.samples.of(other.assessed)[:4], strict=True)
+    same = np.array_equal(_rows(one), _rows(other))
+    return same and all(np.array_equal(a, b) for a, b in pairs)
 
 
 def _same_network(
@@ -396,15 +414,15 @@ def _same_network(
             titles[found.network],
             "shown" if found.compared.shown else "not shown",
             f"{names[found.second]} minus {names[found.first]}",
-            table.points(found.compared.estimate.mean),
-            table.interval(found.compared.simultaneous),
-            table.p_value(found.compared.p),
+            points(found.compared.estimate.mean),
+            interval(found.compared.simultaneous),
+            p_value(found.compared.p),
             str(len(found.seeds)),
         ]
         for found in same
     ]
     return Table(
-        "The same network in two runs: difference of accuracy in points, on the same faces and "
+        "The same network in two runs: difference of accuracy in points, on the same samples and "
         "seeds. The intervals hold for all rows at once; p is corrected likewise.",
         ["network", "verdict", "runs", "difference", "95% at once", "p, corrected", "seeds"],
         rows,
@@ -431,7 +449,7 @@ def _figure(
             field, values = swept
             order = np.argsort(values, kind="stable")
             over = {titles[n]: [of[i] for i in order] for n, of in as_json.items()}
-            content = figures.accuracies_over([values[i] for i in order], over, field, label)
+            content = _svg(figures.accuracies_over, [values[i] for i in order], over, field, label)
             caption = f"Accuracy over {field}; lines: 95% intervals of each run."
             pictures.append((content, f"Accuracy of each network over {field}, with intervals."))
         else:
@@ -442,14 +460,17 @@ def _figure(
                 rows = [(name, found) for name, found in zip(names, of, strict=True) if found]
                 if over_splits and (found := over_splits[network])["interval"]:
                     rows.append(("over splits", {**found, "seeds": []}))
-                content = figures.accuracies_of_runs(rows, titles[network], label)
+                content = _svg(figures.accuracies_of_runs, rows, titles[network], label)
                 pictures.append((content, f"{titles[network]}: accuracy in each run."))
     except Exception as error:  # whatever matplotlib raises; the rest of the page is written
         reason = printable(f"{type(error).__name__}: {error}")[:200]
-        print(f"the figure was not drawn ({reason}); all else is written", flush=True)
         return [], reason
     shown = [
         {"description": text, "address": report.address(content, ".svg"), "failure": ""}
         for content, text in pictures
     ]
     return [{"caption": caption, "pictures": shown}], ""
+
+
+def _svg(draw: Callable[..., Any], *arguments: Any) -> bytes:
+    return figures.render(functools.partial(draw, *arguments))[".svg"]

@@ -1,14 +1,13 @@
-"""Figures of a run, as SVG and PNG: what it measured (paper, figures 11 to 13 and 15, and more).
+"""The figures of what a run measured, drawn and not written.
 
-A figure with several panels is several files, each as wide as a telephone shows without scrolling.
-The report lays them out beside or below each other.
+A figure of the report with several panels is several figures here, each as wide as a telephone
+shows without scrolling. The report lays them out beside or below each other.
 """
 
 import functools
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -17,15 +16,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from fermm.data.faces import EMOTIONS
-from fermm.errors import printable
-from fermm.evaluate import statistics, table
-from fermm.evaluate.metrics import Predictions, confusion_matrix
+from fermm.evaluate import statistics
+from fermm.evaluate.metrics import confusion_matrix
 from fermm.evaluate.run import Run
-from fermm.models.fusion import MODALITIES
-from fermm.paths import make_directory, whole
+from fermm.evaluate.text import count, interval, points
+from fermm.rundir import Predictions
 
 History = Sequence[Mapping[str, float]]
+Draw = Callable[[], Figure]
 
 # Colours that colour-blind readers tell apart (Okabe & Ito, https://jfly.uni-koeln.de/color/), each
 # with a line style and a marker of its own for grey prints.
@@ -45,82 +43,40 @@ WIDTH = 3.7
 """Inches: of a panel."""
 
 
-def save_all(run: Run, assessment: Mapping[str, Any]) -> dict[str, str]:
-    """Writes all of this module's figures of a run into its `figures/`.
+def of_run(run: Run, assessment: Mapping[str, Any]) -> dict[str, Draw]:
+    """What draws the figures of a run, but for those that show its samples.
 
     Args:
         run: the run.
         assessment: its assessment, see `fermm.evaluate.assess`.
 
     Returns:
-        See `draw`.
+        By the names of their files.
     """
-    directory = run.directory / "figures"
-    make_directory(directory)
+    titles = run.titles
     histories = {name: [t.history for t in seeds] for name, seeds in run.networks.items()}
-    predictions = {
-        name: [t.predictions[run.assessed] for t in seeds] for name, seeds in run.networks.items()
-    }
-    jobs: dict[str, Callable[[Path], None]] = {
-        "accuracies": functools.partial(save_accuracies, run=run, assessment=assessment),
+    jobs: dict[str, Draw] = {
+        "accuracies": functools.partial(accuracies, run, assessment),
     }
     if assessment["pairs"]:
-        jobs["differences"] = functools.partial(save_differences, run=run, assessment=assessment)
+        jobs["differences"] = functools.partial(differences, run, assessment)
     for column in ("accuracy", "loss"):
-        jobs[f"validation_{column}"] = functools.partial(
-            save_validation, histories=histories, titles=run.titles, column=column
-        )
-    jobs["recall_by_class"] = functools.partial(save_recall, run=run, assessment=assessment)
+        jobs[f"validation_{column}"] = functools.partial(validation, histories, titles, column)
+    jobs["recall_by_class"] = functools.partial(recall, run, assessment)
     if recall_gains(run):
-        jobs["recall_gains"] = functools.partial(save_recall_gains, run=run)
-    for name, seeds in predictions.items():
-        title = run.titles[name]
-        jobs[f"training_{name}"] = functools.partial(
-            save_training, histories=histories[name], title=title
-        )
+        jobs["recall_gains"] = functools.partial(recall_of_fusions, run)
+    for name, seeds in run.networks.items():
+        predictions = [t.predictions[run.assessed] for t in seeds]
+        title, found = titles[name], assessment["networks"][name]
+        jobs[f"training_{name}"] = functools.partial(training, histories[name], title)
         jobs[f"confusion_matrix_{name}"] = functools.partial(
-            save_confusion_matrix, predictions=seeds, title=title
+            confusion, predictions, run.classes, title
         )
-        jobs[f"reliability_{name}"] = functools.partial(
-            save_reliability, bins=assessment["networks"][name]["reliability"], title=title
-        )
+        jobs[f"reliability_{name}"] = functools.partial(reliability, found["reliability"], title)
     for name, found in assessment["fusions"].items():
-        title = run.titles[name]
-        jobs[f"modalities_{name}"] = functools.partial(save_modalities, found=found, title=title)
-        jobs[f"changed_{name}"] = functools.partial(save_changed, found=found, title=title)
-    return draw(directory, jobs)
-
-
-def draw(
-    directory: Path, jobs: Mapping[str, Callable[[Path], None]], *, keep: bool = False
-) -> dict[str, str]:
-    """Draws figures one after the other; one that cannot be drawn does not stop the others.
-
-    Args:
-        directory: where.
-        jobs: by name of the figure, what draws it; called with the path of its files without
-            their suffix.
-        keep: whether files of a figure that failed stay as an earlier call wrote them. Else they
-            are removed, for they would show something else than the rest of the report.
-
-    Returns:
-        For each figure that was not drawn, why. Each is named in the terminal as well.
-    """
-    failed = {}
-    for name, job in jobs.items():
-        stem = directory / name
-        try:
-            with mpl.rc_context(RC):
-                job(stem)
-        except Exception as error:  # whatever matplotlib, JAX or a network of the user's raises
-            text = (str(error).splitlines() or [""])[0][:200]
-            failed[name] = printable(f"{type(error).__name__}: {text}" if text else repr(error))
-            print(f"figure {name}: not drawn ({failed[name]}); all else is written", flush=True)
-            for suffix in (".svg", ".png"):
-                file = stem.with_name(f"{name}{suffix}")
-                if file.is_file() and not keep:
-                    file.unlink()
-    return failed
+        jobs[f"modalities_{name}"] = functools.partial(modalities, found, titles[name])
+        jobs[f"changed_{name}"] = functools.partial(changed, found, run.classes, titles[name])
+    return jobs
 
 
 def style(index: int) -> dict[str, Any]:
@@ -130,27 +86,27 @@ def style(index: int) -> dict[str, Any]:
     return {"color": COLOURS[index % len(COLOURS)], "marker": marker}
 
 
-def save_accuracies(stem: Path, run: Run, assessment: Mapping[str, Any]) -> None:
-    """Draws the accuracy of each network with its interval.
-
-    Args:
-        stem: path of the files, without suffix.
-        run: the run.
-        assessment: its assessment.
-    """
+def accuracies(run: Run, assessment: Mapping[str, Any]) -> Figure:
+    """The accuracy of each network with its interval, and beside it what was published."""
     rows = [(run.titles[name], found["accuracy"]) for name, found in assessment["networks"].items()]
     figure, axes = _panel(0.75 + 0.4 * len(rows))
     forest(axes, rows)
-    if run.has_rows_of_the_paper:
-        known = [known and known.accuracy.get(run.assessed) for known in run.papers.values()]
-        places = [y for y, value in enumerate(known) if value]
-        if places:
-            values = [value for value in known if value]
-            axes.plot(values, places, ls="", marker="D", ms=5, mfc="none", color=COLOURS[2],
-                      label="the paper, one run")  # fmt: skip
-            axes.legend(loc="upper left", bbox_to_anchor=(0, -0.42 / axes_height(len(rows))))
+    published = [run.reference.accuracy.get(name, {}).get(run.assessed) for name in run.networks]
+    places = [y for y, value in enumerate(published) if value is not None]
+    if places:
+        axes.plot(
+            [value for value in published if value is not None],
+            places,
+            ls="",
+            marker="D",
+            ms=5,
+            mfc="none",
+            color=COLOURS[2],
+            label=f"the {run.reference.name}, one run",
+        )
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.42 / axes_height(len(rows))))
     axes.set_xlabel(f"accuracy on {run.assessed} data in %")
-    save(figure, stem)
+    return figure
 
 
 def axes_height(rows: int) -> float:
@@ -158,11 +114,10 @@ def axes_height(rows: int) -> float:
     return 0.4 * rows
 
 
-def save_differences(stem: Path, run: Run, assessment: Mapping[str, Any]) -> None:
-    """Draws the difference of accuracy of every two networks; intervals hold for all at once.
+def differences(run: Run, assessment: Mapping[str, Any]) -> Figure:
+    """The difference of accuracy of every two networks; its intervals hold for all at once.
 
     Args:
-        stem: path of the files, without suffix.
         run: the run.
         assessment: its assessment, with at least one pair.
     """
@@ -178,7 +133,7 @@ def save_differences(stem: Path, run: Run, assessment: Mapping[str, Any]) -> Non
     forest(axes, rows, height=0.52)
     axes.axvline(0, color="black", lw=0.8)
     axes.set_xlabel(f"difference of accuracy on {run.assessed} data in points")
-    save(figure, stem)
+    return figure
 
 
 def forest(
@@ -204,7 +159,7 @@ def forest(
             axes.plot(seeds, np.full(len(seeds), y), "|", color=COLOURS[2], ms=7, mew=1)
         axes.plot([low, high], [y, y], color=colour, lw=1.8)
         axes.plot(100 * found["mean"], y, "o", color=colour, ms=5)
-        numbers = f"{table.points(found['mean'])} ({table.interval(found['interval'])})"
+        numbers = f"{points(found['mean'])} ({interval(found['interval'])})"
         words: dict[str, Any] = {
             "xycoords": axes.get_yaxis_transform(),
             "textcoords": "offset points",
@@ -227,16 +182,12 @@ def _shorten(text: str, most: int) -> str:
     return "\n".join(x if len(x) <= most else f"{x[: most - 1]}…" for x in lines)
 
 
-def save_validation(
-    stem: Path,
-    histories: Mapping[str, Sequence[History]],
-    titles: Mapping[str, str],
-    column: str,
-) -> None:
-    """Draws validation accuracy or loss of all networks by epoch.
+def validation(
+    histories: Mapping[str, Sequence[History]], titles: Mapping[str, str], column: str
+) -> Figure:
+    """Validation accuracy or loss of all networks by epoch.
 
     Args:
-        stem: path of the files, without suffix.
         histories: for each network, that of each seed; curves are means over the seeds, and
             bands, where there are several, reach from the lowest to the highest.
         titles: of the networks.
@@ -248,15 +199,14 @@ def save_validation(
         _curve(axes, seeds, f"val_{column}", titles[network], COLOURS[i % len(COLOURS)], line)
     _label_epochs(axes, "validation loss" if column == "loss" else "validation accuracy in %")
     _legend(figure, axes)
-    save(figure, stem)
+    return figure
 
 
-def save_training(stem: Path, histories: Sequence[History], title: str) -> None:
-    """Draws training against validation accuracy by epoch (paper, figure 15).
+def training(histories: Sequence[History], title: str) -> Figure:
+    """Training against validation accuracy by epoch.
 
     Args:
-        stem: path of the files, without suffix.
-        histories: of a network, that of each seed, see `save_validation`.
+        histories: of a network, that of each seed, see `validation`.
         title: of the network.
     """
     figure, axes = _panel(2.6)
@@ -265,7 +215,7 @@ def save_training(stem: Path, histories: Sequence[History], title: str) -> None:
     axes.set_title(_shorten(title, 40))
     _label_epochs(axes, "accuracy in %")
     _legend(figure, axes)
-    save(figure, stem)
+    return figure
 
 
 def _curve(
@@ -288,31 +238,33 @@ def _label_epochs(axes: Any, label: str) -> None:
     axes.grid(alpha=0.3)
 
 
-def save_confusion_matrix(stem: Path, predictions: Sequence[Predictions], title: str) -> None:
-    """Draws the confusion matrix of a network in percent of the row (paper, figure 13).
+def confusion(predictions: Sequence[Predictions], classes: Sequence[str], title: str) -> Figure:
+    """The confusion matrix of a network in percent of the row.
 
     Args:
-        stem: path of the files, without suffix.
         predictions: of a network, those of each seed; the matrix is the mean over the seeds.
+        classes: the names of the classes.
         title: of the network.
     """
     share = confusion_shares(predictions)
-    counts = np.bincount(predictions[0].labels, minlength=len(EMOTIONS))
-    figure, axes = _panel(3.7)
+    counts = np.bincount(predictions[0].labels, minlength=len(classes))
+    side = max(WIDTH, 1.35 + 0.3 * len(classes))
+    figure, axes = _panel(side, side)
     axes.imshow(np.nan_to_num(share), cmap="Blues", vmin=0, vmax=100)
     for (y, x), value in np.ndenumerate(share):
         text = "\N{EN DASH}" if np.isnan(value) else f"{value:.0f}"
         colour = "white" if value > 55 else "black"
         axes.text(x, y, text, ha="center", va="center", color=colour, fontsize=8.5)
     axes.set_title(_shorten(title, 40))
-    axes.set_xticks(range(len(EMOTIONS)), EMOTIONS, rotation=45, ha="right")
-    labels = [f"{name} ({count})" for name, count in zip(EMOTIONS, counts, strict=True)]
-    axes.set_yticks(range(len(EMOTIONS)), labels)
+    names = [_shorten(name, 16) for name in classes]
+    axes.set_xticks(range(len(classes)), names, rotation=45, ha="right")
+    labels = [f"{name} ({count})" for name, count in zip(names, counts, strict=True)]
+    axes.set_yticks(range(len(classes)), labels)
     axes.set_xlabel("decision")
-    axes.set_ylabel("label (faces)")
+    axes.set_ylabel("label (samples)")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    save(figure, stem)
+    return figure
 
 
 def confusion_shares(predictions: Sequence[Predictions]) -> np.ndarray:
@@ -322,7 +274,7 @@ def confusion_shares(predictions: Sequence[Predictions]) -> np.ndarray:
         predictions: of a network, those of each seed.
 
     Returns:
-        float64 (7, 7), NaN in the row of an emotion that has no face.
+        float64 (K, K), NaN in the row of a class that has no sample.
     """
     shares = []
     for one in predictions:
@@ -332,11 +284,10 @@ def confusion_shares(predictions: Sequence[Predictions]) -> np.ndarray:
     return np.mean(shares, axis=0)
 
 
-def save_reliability(stem: Path, bins: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Draws accuracy by confidence, with intervals.
+def reliability(bins: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Accuracy by confidence, with intervals.
 
     Args:
-        stem: path of the files, without suffix.
         bins: of a network, `reliability` in `fermm.evaluate.assess.assess`.
         title: of the network.
     """
@@ -361,31 +312,25 @@ def save_reliability(stem: Path, bins: Sequence[Mapping[str, Any]], title: str) 
     axes.set_xlabel("confidence in %")
     axes.set_ylabel("accuracy in %")
     _legend(figure, axes, columns=1)
-    save(figure, stem)
+    return figure
 
 
 Values = list[tuple[float, Sequence[float]] | None]
-"""For each emotion a value and its interval, None where there is none."""
+"""For each class a value and its interval, None where there is none."""
 
 
-def save_recall(stem: Path, run: Run, assessment: Mapping[str, Any]) -> None:
-    """Draws the recall of each emotion by every network, with intervals.
-
-    Args:
-        stem: path of the files, without suffix.
-        run: the run.
-        assessment: its assessment.
-    """
+def recall(run: Run, assessment: Mapping[str, Any]) -> Figure:
+    """The recall of each class by every network, with intervals."""
     shown = {run.titles[name]: recalls(found) for name, found in assessment["networks"].items()}
     figure, axes = _by_class(run, shown)
     axes.set_xlim(0, 100)
     axes.set_xlabel(f"recall on {run.assessed} data in %")
     _legend(figure, axes)
-    save(figure, stem)
+    return figure
 
 
 def recalls(found: Mapping[str, Any]) -> Values:
-    """The recall of each emotion with its interval, from the assessment of a network."""
+    """The recall of each class with its interval, from the assessment of a network."""
     by_class = found["by_class"]
     return [
         None if value is None else (value, ends)
@@ -401,25 +346,17 @@ def recall_gains(run: Run) -> dict[str, tuple[str, str]]:
     """
     gains = {}
     for name, seeds in run.networks.items():
-        spec = seeds[0].meta["spec"]
-        for part in MODALITIES if "head" in spec else ():
-            members = [
-                other for other, own in run.networks.items() if own[0].meta["spec"] == spec[part]
-            ]
+        for member, spec in seeds[0].members.items():
+            same = [other for other, own in run.networks.items() if own[0].meta["spec"] == spec]
             # Of several with the same layers, the one that is called as the fusion calls it.
-            member = part if part in members else next(iter(members), None)
-            if member:
-                gains[f"{run.titles[name]} minus {run.titles[member]}"] = (name, member)
+            network = member if member in same else next(iter(same), None)
+            if network:
+                gains[f"{run.titles[name]} minus {run.titles[network]}"] = (name, network)
     return gains
 
 
-def save_recall_gains(stem: Path, run: Run) -> None:
-    """Draws, for each emotion, the recall of each fusion minus that of each member.
-
-    Args:
-        stem: path of the files, without suffix.
-        run: a run with fusions.
-    """
+def recall_of_fusions(run: Run) -> Figure:
+    """For each class the recall of each fusion minus that of each member, see `recall_gains`."""
     labels = next(iter(run.networks.values()))[0].predictions[run.assessed].labels
     shown: dict[str, Values] = {}
     for label, pair in recall_gains(run).items():
@@ -429,8 +366,8 @@ def save_recall_gains(stem: Path, run: Run) -> None:
         )
         difference = fusion.astype(float) - member
         found: Values = []
-        for emotion in range(len(EMOTIONS)):
-            own = difference[:, labels == emotion]
+        for label_of_class in range(len(run.classes)):
+            own = difference[:, labels == label_of_class]
             if own.shape[1] < 2:
                 found.append(None)
                 continue
@@ -441,15 +378,15 @@ def save_recall_gains(stem: Path, run: Run) -> None:
     axes.axvline(0, color="black", lw=0.8)
     axes.set_xlabel(f"difference of recall on {run.assessed} data in points")
     _legend(figure, axes, columns=1)
-    save(figure, stem)
+    return figure
 
 
 def _by_class(run: Run, shown: Mapping[str, Values]) -> tuple[Figure, Any]:
-    """Points with intervals, emotions from top to bottom; all networks of one close together."""
+    """Points with intervals, classes from top to bottom; all networks of one close together."""
     labels = run.samples.of(run.assessed).labels
-    counts = np.bincount(labels, minlength=len(EMOTIONS))
-    figure, axes = _panel(max(4.2, 0.8 + len(EMOTIONS) * (0.2 + 0.14 * len(shown))))
-    y = np.arange(len(EMOTIONS))
+    counts = np.bincount(labels, minlength=len(run.classes))
+    figure, axes = _panel(max(4.2, 0.8 + len(counts) * (0.2 + 0.14 * len(shown))))
+    y = np.arange(len(counts))
     offsets = np.linspace(-0.3, 0.3, len(shown)) if len(shown) > 1 else [0.0]
     for i, ((name, classes), offset) in enumerate(zip(shown.items(), offsets, strict=True)):
         there = [(j, *found) for j, found in enumerate(classes) if found]
@@ -462,7 +399,8 @@ def _by_class(run: Run, shown: Mapping[str, Values]) -> tuple[Figure, Any]:
         own = style(i)
         axes.errorbar(mean, y[places] + offset, xerr=spread, fmt=own["marker"], ms=4.5, lw=1,
                       color=own["color"], label=_shorten(name, 56))  # fmt: skip
-    ticks = [f"{e}\n{n} faces" for e, n in zip(EMOTIONS, counts, strict=True)]
+    names = [_shorten(name, 16) for name in run.classes]
+    ticks = [f"{name}\n{count(n, 'sample')}" for name, n in zip(names, counts, strict=True)]
     axes.set_yticks(y, ticks)
     axes.set_ylim(len(y) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3)
@@ -472,37 +410,37 @@ def _by_class(run: Run, shown: Mapping[str, Values]) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def save_modalities(stem: Path, found: Mapping[str, Any], title: str) -> None:
-    """Draws the accuracy of a fusion, of its members, and with one modality shuffled.
+def modalities(found: Mapping[str, Any], title: str) -> Figure:
+    """The accuracy of a fusion, of its members, and with one member shuffled.
 
     Args:
-        stem: path of the files, without suffix.
         found: of the fusion, see `fermm.evaluate.assess.modalities`.
         title: of the fusion.
     """
-    members = found["modalities"]
+    members = found["members"]
     rows = [(f"{name} alone", of["alone"]) for name, of in members.items()]
     rows += [("fusion", found["fused"])]
     rows += [(f"fusion, {name} shuffled", of["shuffled"]) for name, of in members.items()]
-    rows += [("either member is right", found["either"])]
+    some = "either" if len(members) == 2 else "any"
+    rows += [(f"{some} member is right", found["any"])] * (len(members) > 1)
     figure, axes = _panel(0.75 + 0.4 * len(rows))
     forest(axes, rows)
     axes.set_title(_shorten(title, 40))
     axes.set_xlabel("accuracy in %")
-    save(figure, stem)
+    return figure
 
 
-def save_changed(stem: Path, found: Mapping[str, Any], title: str) -> None:
-    """Draws, for each emotion, how many decisions of a fusion a shuffled modality changes.
+def changed(found: Mapping[str, Any], classes: Sequence[str], title: str) -> Figure:
+    """For each class, how many decisions of a fusion change when a member is shuffled.
 
     Args:
-        stem: path of the files, without suffix.
         found: of the fusion, see `fermm.evaluate.assess.modalities`.
+        classes: the names of the classes.
         title: of the fusion.
     """
-    members = found["modalities"]
-    figure, axes = _panel(3.2)
-    y = np.arange(len(EMOTIONS))
+    members = found["members"]
+    figure, axes = _panel(max(3.2, 0.9 + len(classes) * (0.12 + 0.08 * len(members))))
+    y = np.arange(len(classes))
     height = 0.8 / len(members)
     highest = 1.0
     for i, (name, of) in enumerate(members.items()):
@@ -518,34 +456,30 @@ def save_changed(stem: Path, found: Mapping[str, Any], title: str) -> None:
             label=f"{name} shuffled",
         )
     axes.set_xlim(0, min(100, 1.05 * highest))
-    axes.set_yticks(y, EMOTIONS)
+    axes.set_yticks(y, [_shorten(name, 16) for name in classes])
     axes.invert_yaxis()
     axes.set_xlabel("decisions that change, in %")
     axes.grid(axis="x", alpha=0.3)
     axes.set_title(_shorten(title, 40))
     _legend(figure, axes)
-    save(figure, stem)
+    return figure
 
 
 def accuracies_of_runs(
     rows: Sequence[tuple[str, Mapping[str, Any]]], title: str, label: str
-) -> bytes:
+) -> Figure:
     """The accuracy of a network in each of several runs, with intervals.
 
     Args:
         rows: name and estimate of each run, see `forest`.
         title: of the network.
         label: of the axis.
-
-    Returns:
-        An SVG file.
     """
-    with mpl.rc_context(RC):
-        figure, axes = _panel(0.95 + 0.4 * len(rows))
-        forest(axes, rows)
-        axes.set_title(_shorten(title, 40))
-        axes.set_xlabel(label)
-        return _svg(figure)
+    figure, axes = _panel(0.95 + 0.4 * len(rows))
+    forest(axes, rows)
+    axes.set_title(_shorten(title, 40))
+    axes.set_xlabel(label)
+    return figure
 
 
 def accuracies_over(
@@ -553,7 +487,7 @@ def accuracies_over(
     networks: Mapping[str, Sequence[Mapping[str, Any] | None]],
     field: str,
     label: str,
-) -> bytes:
+) -> Figure:
     """The accuracy of networks over a field of the config that the runs differ in.
 
     Args:
@@ -561,49 +495,45 @@ def accuracies_over(
         networks: by title, the estimate of each run, None where a run has no such network.
         field: its path.
         label: of the other axis.
-
-    Returns:
-        An SVG file.
     """
     places = np.asarray(values, float)
     logarithmic = places.min() > 0 and places.max() / places.min() >= 8
-    with mpl.rc_context(RC):
-        figure, axes = _panel(3.0 + 0.2 * math.ceil(len(networks) / 2))
-        for i, (title, estimates) in enumerate(networks.items()):
-            there = [j for j, found in enumerate(estimates) if found]
-            mean = np.array([100 * estimates[j]["mean"] for j in there])  # type: ignore[index]
-            ends = 100 * np.array([estimates[j]["interval"] for j in there]).T  # type: ignore[index]
-            # Beside each other, so that intervals of networks at one value can be told apart.
-            shift = (i - (len(networks) - 1) / 2) * 0.012
-            if logarithmic:
-                x = places[there] * (places.max() / places.min()) ** shift
-            else:
-                x = places[there] + shift * (np.ptp(places) or 1)
-            own = style(i)
-            axes.errorbar(
-                x,
-                mean,
-                np.maximum(0, [mean - ends[0], ends[1] - mean]),
-                fmt=f"{own['marker']}-",
-                ms=4.5,
-                lw=1,
-                color=own["color"],
-                label=_shorten(title, 26),
-            )
+    figure, axes = _panel(3.0 + 0.2 * math.ceil(len(networks) / 2))
+    for i, (title, estimates) in enumerate(networks.items()):
+        there = [j for j, found in enumerate(estimates) if found]
+        mean = np.array([100 * estimates[j]["mean"] for j in there])  # type: ignore[index]
+        ends = 100 * np.array([estimates[j]["interval"] for j in there]).T  # type: ignore[index]
+        # Beside each other, so that intervals of networks at one value can be told apart.
+        shift = (i - (len(networks) - 1) / 2) * 0.012
         if logarithmic:
-            axes.set_xscale("log")
-        if len(values) <= 8:
-            axes.set_xticks(places, [f"{value:g}" for value in values])
-            axes.minorticks_off()
-        axes.set_xlabel(field)
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-        _legend(figure, axes)
-        return _svg(figure)
+            x = places[there] * (places.max() / places.min()) ** shift
+        else:
+            x = places[there] + shift * (np.ptp(places) or 1)
+        own = style(i)
+        axes.errorbar(
+            x,
+            mean,
+            np.maximum(0, [mean - ends[0], ends[1] - mean]),
+            fmt=f"{own['marker']}-",
+            ms=4.5,
+            lw=1,
+            color=own["color"],
+            label=_shorten(title, 26),
+        )
+    if logarithmic:
+        axes.set_xscale("log")
+    if len(values) <= 8:
+        axes.set_xticks(places, [f"{value:g}" for value in values])
+        axes.minorticks_off()
+    axes.set_xlabel(field)
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.3)
+    _legend(figure, axes)
+    return figure
 
 
-def _panel(height: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+def _panel(height: float, width: float = WIDTH) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
@@ -614,31 +544,22 @@ def _legend(figure: Figure, axes: Any, columns: int = 2) -> None:
     figure.legend(handles, labels, loc="outside lower left", ncols=columns)
 
 
-def _svg(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    _lay_out(figure)
-    FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
-    return file.getvalue()
-
-
-def _lay_out(figure: Figure) -> None:
-    engine = figure.get_layout_engine()
-    if engine is not None:
-        engine.execute(figure)
-        figure.set_layout_engine("none")  # else it would be laid out again for each file
-
-
-def save(figure: Figure, stem: Path) -> None:
-    """Writes `<stem>.svg` and `<stem>.png`; aside, then renamed.
+def render(draw: Draw) -> dict[str, bytes]:
+    """Draws a figure, in the style of all figures.
 
     `Figure.savefig` draws everything twice for each file, for options that are not used here.
 
-    Raises:
-        InputError: they cannot be written.
+    Returns:
+        By the suffix of its file, ".svg" and ".png" (200 pixels an inch), the content.
     """
-    _lay_out(figure)
-    with whole(stem.with_name(f"{stem.name}.svg")) as aside:
-        FigureCanvasSVG(figure).print_svg(aside, metadata={"Date": None})
-    figure.dpi = 200
-    with whole(stem.with_name(f"{stem.name}.png")) as aside:
-        FigureCanvasAgg(figure).print_png(aside)
+    with mpl.rc_context(RC):
+        figure = draw()
+        engine = figure.get_layout_engine()
+        if engine is not None:
+            engine.execute(figure)
+            figure.set_layout_engine("none")  # else it would be laid out again for each file
+        svg, png = io.BytesIO(), io.BytesIO()
+        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})
+        figure.dpi = 200
+        FigureCanvasAgg(figure).print_png(png)
+    return {".svg": svg.getvalue(), ".png": png.getvalue()}

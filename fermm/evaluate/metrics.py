@@ -1,160 +1,34 @@
-"""Metrics from saved predictions.
+"""Metrics of saved predictions.
 
-Each is also available face by face, as `fermm.evaluate.statistics` wants it.
+Each is also available sample by sample, as `fermm.evaluate.statistics` wants it. K is the number of
+classes.
 """
 
-import contextlib
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from fermm.data.faces import EMOTIONS
-from fermm.errors import InputError
 from fermm.evaluate.statistics import LEVEL, Squares
-from fermm.paths import whole
+from fermm.rundir import Predictions
 
-ANEW = "delete it and run again: the run writes it anew"
-CLASSES = len(EMOTIONS)
-BINS = 15  # of confidence, with as many faces in each as in the others
-FACES_IN_A_BIN = 10  # at least; where there are fewer faces there are fewer bins
+BINS = 15  # of confidence, with as many samples in each as in the others
+SAMPLES_IN_A_BIN = 10  # at least; where there are fewer samples there are fewer bins
 # A probability below the smallest float32 is stored as 0; its logarithm shall stay finite.
-HIGHEST_LOSS = -float(np.log(np.finfo(np.float32).tiny))
+_TINY = np.finfo(np.float32).tiny
+HIGHEST_LOSS = -float(np.log(_TINY))
 CALIBRATED_DRAWS = 3000  # of labels of a perfectly calibrated network
 
 
-class Predictions(NamedTuple):
-    """What a network says about the faces of one split.
-
-    Attributes:
-        rows: int64 (N,), row of each face in its source.
-        labels: int32 (N,).
-        probabilities: float32 (N, 7), evaluated without dropout.
-    """
-
-    rows: np.ndarray
-    labels: np.ndarray
-    probabilities: np.ndarray
-
-    @property
-    def decisions(self) -> np.ndarray:
-        """int64 (N,), the most probable class."""
-        return self.probabilities.argmax(-1)
-
-    @property
-    def correct(self) -> np.ndarray:
-        """bool (N,), whether the most probable class is the label."""
-        return self.decisions == self.labels
-
-    def take(self, which: np.ndarray) -> "Predictions":
-        """Those of the faces that `which` (indices, or bool (N,)) chooses."""
-        return Predictions(*(array[which] for array in self))
-
-
-def save_predictions(path: Path, predictions: Predictions) -> None:
-    """Writes an `.npz` with the arrays `row`, `label`, `probabilities`; aside, then renamed."""
-    save_arrays(
-        path,
-        row=predictions.rows,
-        label=predictions.labels,
-        probabilities=predictions.probabilities,
-    )
-
-
-def load_predictions(path: Path) -> Predictions:
-    """The inverse of `save_predictions`.
-
-    Raises:
-        InputError: the file is damaged.
-        FileNotFoundError: there is none.
-    """
-    with refuse_damage(path):
-        arrays = load_arrays(path)
-        rows, labels = take_faces(arrays, len(arrays["row"]))
-        probabilities = take(arrays, "probabilities", "f", (len(rows), CLASSES))
-        if not ((probabilities >= 0) & (probabilities <= 1.001)).all():
-            raise ValueError("probabilities are not from 0 to 1")
-        return Predictions(rows, labels, probabilities)
-
-
-def save_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Writes an `.npz`; aside, then renamed."""
-    with whole(path) as aside, open(aside, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-
-
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads what `save_arrays` wrote; within `refuse_damage`, since anything may be raised."""
-    # Not compressed, it cannot become larger than the file; not pickled, it cannot run code.
-    with zipfile.ZipFile(path) as archive:
-        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise ValueError("compressed, which fermm's are not")
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file}
-
-
-def take(
-    arrays: Mapping[str, np.ndarray], name: str, kind: str, shape: tuple[int, ...]
-) -> np.ndarray:
-    """The array `name`.
-
-    Raises:
-        ValueError: there is none, or its dtype is not of this kind, or it has another shape.
-    """
-    found = arrays.get(name)
-    if not isinstance(found, np.ndarray):
-        raise ValueError(f"{name} is missing")
-    if found.dtype.kind != kind or found.shape != shape:
-        raise ValueError(f"{name} is {found.dtype} {found.shape}, needs {kind} {shape}")
-    return found
-
-
-def take_classes(arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """`take` for classes, which are 0 to 6."""
-    found = take(arrays, name, "i", shape)
-    if not ((found >= 0) & (found < CLASSES)).all():
-        raise ValueError(f"{name} is not from 0 to {CLASSES - 1}")
-    return found
-
-
-def take_faces(arrays: Mapping[str, np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
-    """`row` and `label`, of `count` faces, no row twice."""
-    rows = take(arrays, "row", "i", (count,))
-    if not count or len(np.unique(rows)) < count:
-        raise ValueError("row is empty, or has one twice")
-    return rows, take_classes(arrays, "label", (count,))
-
-
-@contextlib.contextmanager
-def refuse_damage(file: Path, remedy: str = ANEW) -> Iterator[None]:
-    """For reading a file of a run directory: what is raised becomes an `InputError`.
-
-    Raises:
-        InputError: whatever was raised, except that there is no such file, or no memory.
-    """
-    try:
-        yield
-    except (InputError, FileNotFoundError, MemoryError):
-        raise
-    except PermissionError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror}); see to the rights") from error
-    # numpy, zipfile, csv and json have a dozen types for damaged bytes.
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{file}: damaged ({reason[:200]}); {remedy}") from error
-
-
 class Metric(NamedTuple):
-    """A metric, as a whole and face by face.
+    """A metric, as a whole and sample by sample.
 
     Attributes:
         title: how it is called in tables.
         value: predictions to its value.
-        by_face: predictions to float64 (N,), whose mean is the metric, or, where it is no mean over
-            faces, the pseudo-values of its jackknife. None for the calibration error, which has
-            an interval of its own kind, see `calibration_squares`.
+        by_sample: predictions to float64 (N,), whose mean is the metric, or, where it is no mean
+            over samples, the pseudo-values of its jackknife. None for the calibration error, which
+            has an interval of its own kind, see `calibration_squares`.
         percent: whether it is shown times 100.
         higher_is_better: what the direction of a difference means.
         highest: the largest possible value; the smallest is 0.
@@ -162,18 +36,18 @@ class Metric(NamedTuple):
 
     title: str
     value: Callable[[Predictions], float]
-    by_face: Callable[[Predictions], np.ndarray] | None
+    by_sample: Callable[[Predictions], np.ndarray] | None
     percent: bool
     higher_is_better: bool
     highest: float = 1.0
 
     def __call__(self, predictions: Predictions) -> float:
-        """Its value for the faces of `predictions`."""
+        """Its value for the samples of `predictions`."""
         return self.value(predictions)
 
 
-def _mean_of(by_face: Callable[[Predictions], np.ndarray]) -> Callable[[Predictions], float]:
-    return lambda predictions: float(by_face(predictions).mean())
+def _mean_of(by_sample: Callable[[Predictions], np.ndarray]) -> Callable[[Predictions], float]:
+    return lambda predictions: float(by_sample(predictions).mean())
 
 
 def _correct(predictions: Predictions) -> np.ndarray:
@@ -182,16 +56,16 @@ def _correct(predictions: Predictions) -> np.ndarray:
 
 def _negative_log(predictions: Predictions) -> np.ndarray:
     own = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
-    return -np.log(np.maximum(own.astype(np.float64), np.finfo(np.float32).tiny))
+    return -np.log(np.maximum(own.astype(np.float64), _TINY))
 
 
 def _squared_error(predictions: Predictions) -> np.ndarray:
-    truth = np.eye(CLASSES)[predictions.labels]
+    truth = np.eye(predictions.classes)[predictions.labels]
     return np.sum((predictions.probabilities - truth) ** 2, axis=1)
 
 
 def macro_f1(matrix: np.ndarray) -> np.ndarray:
-    """Macro F1 (...) from confusion matrices (..., 7, 7), also of weighted faces.
+    """Macro F1 (...) from confusion matrices (..., K, K), also of weighted samples.
 
     A class that neither occurs nor is predicted does not count, as in scikit-learn. NaN where no
     class is left.
@@ -203,23 +77,25 @@ def macro_f1(matrix: np.ndarray) -> np.ndarray:
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
-def _macro_f1_by_face(predictions: Predictions) -> np.ndarray:
-    """The pseudo-values of the jackknife: without a face only its cell of the matrix changes."""
-    matrix = confusion_matrix(predictions)
-    faces = len(predictions.labels)
-    cells = np.arange(CLASSES**2)
-    without = np.repeat(matrix.reshape(1, -1), CLASSES**2, axis=0)
-    without[cells, cells] = np.maximum(without[cells, cells] - 1, 0)
-    values = macro_f1(without.reshape(-1, CLASSES, CLASSES))
-    pseudo = faces * macro_f1(matrix) - (faces - 1) * np.nan_to_num(values)
-    return pseudo[predictions.labels * CLASSES + predictions.decisions]
+def _macro_f1_by_sample(predictions: Predictions) -> np.ndarray:
+    """The pseudo-values of the jackknife: without a sample only its cell of the matrix changes."""
+    matrix, classes = confusion_matrix(predictions), predictions.classes
+    samples = len(predictions.labels)
+    # Only cells that hold a sample are asked for.
+    cell_of_sample = predictions.labels * classes + predictions.decisions
+    cells, where = np.unique(cell_of_sample, return_inverse=True)
+    without = np.repeat(matrix.reshape(1, -1), len(cells), axis=0)
+    without[np.arange(len(cells)), cells] -= 1
+    values = macro_f1(without.reshape(-1, classes, classes))
+    pseudo = samples * macro_f1(matrix) - (samples - 1) * np.nan_to_num(values)
+    return pseudo[where]
 
 
-def faces_of_a_macro_mean(labels: np.ndarray) -> float:
-    """How many faces of equally frequent classes give a mean over the classes the same variance.
+def samples_of_a_macro_mean(labels: np.ndarray) -> float:
+    """How many samples of equally frequent classes give a mean over classes the same variance.
 
-    Of a class with n faces a share has a variance proportional to 1/n, so that the mean over C
-    classes has that of C^2 / sum(1/n) faces.
+    Of a class with n samples a share has a variance proportional to 1/n, so that the mean over C
+    classes has that of C^2 / sum(1/n) samples.
     """
     counts = np.bincount(labels)
     counts = counts[counts > 0]
@@ -227,7 +103,7 @@ def faces_of_a_macro_mean(labels: np.ndarray) -> float:
 
 
 def scores_by_class(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Precision, recall and F1 (..., 7) from confusion matrices (..., 7, 7); NaN where 0/0."""
+    """Precision, recall and F1 (..., K) from confusion matrices (..., K, K); NaN where 0/0."""
     hits = np.diagonal(matrix, axis1=-2, axis2=-1)
     actual, predicted = matrix.sum(-1), matrix.sum(-2)
 
@@ -238,26 +114,26 @@ def scores_by_class(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _bins(confidence: np.ndarray) -> np.ndarray:
-    """The bin of each confidence, as an index: as many faces in each as ties allow."""
-    count = max(1, min(BINS, len(confidence) // FACES_IN_A_BIN))
+    """The bin of each confidence, as an index: as many samples in each as ties allow."""
+    count = max(1, min(BINS, len(confidence) // SAMPLES_IN_A_BIN))
     edges = np.quantile(confidence, np.arange(1, count) / count, method="inverted_cdf")
     _, where = np.unique(np.searchsorted(edges, confidence), return_inverse=True)
     return where
 
 
 def _squares(
-    faces: np.ndarray, sums: np.ndarray, squares: np.ndarray
+    samples: np.ndarray, sums: np.ndarray, squares: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of each bin, faces times the squared mean gap, and the variance of the gaps (..., bins).
+    """Of each bin, samples times the squared mean gap, and the variance of the gaps (..., bins).
 
     Args:
-        faces: (bins,).
+        samples: (bins,).
         sums: (..., bins), of the gaps.
         squares: (..., bins), of the squares of the gaps.
     """
-    # A single face does not tell how much of its gap is chance, and is left out.
-    total = np.where(faces > 1, sums**2 / faces, 0.0)
-    noise = np.maximum(squares - sums**2 / faces, 0.0) / np.maximum(faces - 1, 1)
+    # A single sample does not tell how much of its gap is chance, and is left out.
+    total = np.where(samples > 1, sums**2 / samples, 0.0)
+    noise = np.maximum(squares - sums**2 / samples, 0.0) / np.maximum(samples - 1, 1)
     return total, noise
 
 
@@ -269,13 +145,13 @@ def calibration_squares(predictions: Predictions) -> Squares:
     confidence = predictions.probabilities.max(-1).astype(np.float64)
     gap = confidence - predictions.correct
     where = _bins(confidence)
-    faces, sums, squares, right = (
+    samples, sums, squares, right = (
         np.bincount(where, x) for x in (np.ones_like(gap), gap, gap**2, predictions.correct)
     )
-    total, noise = _squares(faces, sums, squares)
-    # Two right faces and two wrong ones more, as in the interval of Agresti and Coull (1998).
-    beside = 4 * faces / (faces + 4) * (right / faces - 0.5) ** 2
-    smooth = (faces * noise + 1 + beside) / (faces + 4)
+    total, noise = _squares(samples, sums, squares)
+    # Two right samples and two wrong ones more, as in the interval of Agresti and Coull (1998).
+    beside = 4 * samples / (samples + 4) * (right / samples - 0.5) ** 2
+    smooth = (samples * noise + 1 + beside) / (samples + 4)
     return Squares(len(gap), *(float(x.sum()) for x in (total, noise, smooth, smooth**2)))
 
 
@@ -299,7 +175,7 @@ def calibrated_below(
     where = _bins(confidence)
     membership = np.eye(where.max() + 1, dtype=np.float32)[where]
     weights = np.concatenate([membership, membership * confidence[:, None].astype(np.float32)], 1)
-    faces, of_confidence, of_squares = (
+    samples, of_confidence, of_squares = (
         np.bincount(where, x) for x in (np.ones_like(confidence), confidence, confidence**2)
     )
     threshold = np.round(confidence * 2**16 - 1).astype(np.uint16)
@@ -312,7 +188,7 @@ def calibrated_below(
         right = (drawn <= threshold).astype(np.float32)
         correct, both = np.split(right @ weights, 2, axis=1)
         # With y either 0 or 1, (c - y)^2 is c^2 - 2cy + y.
-        total, noise = _squares(faces, of_confidence - correct, of_squares - 2.0 * both + correct)
+        total, noise = _squares(samples, of_confidence - correct, of_squares - 2.0 * both + correct)
         found.append((total - noise).sum(1))
     squares = np.quantile(np.concatenate(found) / len(confidence), LEVEL)
     return float(np.sqrt(max(squares, 0.0)))
@@ -325,7 +201,7 @@ METRICS = {
     "macro_f1": Metric(
         "macro F1",
         lambda predictions: float(macro_f1(confusion_matrix(predictions))),
-        _macro_f1_by_face,
+        _macro_f1_by_sample,
         percent=True,
         higher_is_better=True,
     ),
@@ -351,29 +227,138 @@ METRICS = {
 }
 """By name.
 
-accuracy: share of faces whose most probable class is their label.
+accuracy: share of samples whose most probable class is their label.
 macro_f1: unweighted mean over the classes of the harmonic mean of precision and recall; a class
     that neither occurs nor is predicted does not count, as in scikit-learn.
 log_loss: mean cross-entropy in nats, without class weights.
-brier: mean over the faces of the squared distance between probabilities and truth, summed over the
-    classes: 0 to 2 (Brier, 1950).
+brier: mean over the samples of the squared distance between probabilities and truth, summed over
+    the classes: 0 to 2 (Brier, 1950).
 calibration_error: root of the mean square difference between confidence and accuracy of the most
-    probable class, in 15 bins of confidence with equally many faces, without the bias that chance
+    probable class, in 15 bins of confidence with equally many samples, without the bias that chance
     gives such a square (the debiased estimator of Kumar, Liang and Ma, 2019, arXiv:1909.10155); 0
     where the unbiased square is negative.
 """
 
 
+class Votes(NamedTuple):
+    """The annotators of N samples, of whom each voted for one of K classes.
+
+    Attributes:
+        shares: float64 (N, K), the share of the votes for each class, in sum 1.
+    """
+
+    shares: np.ndarray
+
+    @classmethod
+    def of(cls, predictions: Predictions) -> "Votes":
+        """The votes on the samples of `predictions`, which must have some."""
+        assert predictions.votes is not None
+        shares = predictions.votes.astype(np.float64)
+        return cls(shares / shares.sum(1, keepdims=True))
+
+    @property
+    def agreed(self) -> np.ndarray:
+        """bool (N,), whether one class has more votes than any other: whether there is no tie."""
+        # Shares of a few votes are rounded to float32: what is as near as this is the same.
+        highest = self.shares.max(1, keepdims=True)
+        return (self.shares > highest - 1e-5).sum(1) == 1
+
+    @property
+    def majority(self) -> np.ndarray:
+        """int64 (N,), the class with the most votes; of no meaning where there is a tie."""
+        return self.shares.argmax(1)
+
+    @property
+    def annotator_accuracy(self) -> np.ndarray:
+        """float64 (N,), how likely one annotator, chosen at random, voted for the majority.
+
+        It is the share of the votes for that class. The annotator's own vote counts in the
+        majority, which makes it a little higher than that of somebody who did not vote.
+        """
+        return self.shares.max(1)
+
+    @property
+    def entropy(self) -> np.ndarray:
+        """float64 (N,), in nats: the cross-entropy of a network that tells the votes exactly."""
+        return _cross_entropy(self.shares, self.shares)
+
+
+def _cross_entropy(shares: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """float64 (N,), of distributions (N, K), in nats; 0 times the logarithm of 0 is 0."""
+    return -np.sum(shares * np.log(np.maximum(probabilities.astype(np.float64), _TINY)), axis=1)
+
+
+def _vote_cross_entropy(predictions: Predictions) -> np.ndarray:
+    return _cross_entropy(Votes.of(predictions).shares, predictions.probabilities)
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean, NaN where there is nothing."""
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def agreed(predictions: Predictions) -> Predictions:
+    """Those samples whose annotators agree on a majority, with this majority as the label."""
+    votes = Votes.of(predictions)
+    majority = votes.majority.astype(predictions.labels.dtype)
+    return predictions._replace(labels=majority).take(votes.agreed)
+
+
+VOTE_METRICS = {
+    "majority_accuracy": Metric(
+        "accuracy against the majority",
+        lambda predictions: _mean(_correct(agreed(predictions))),
+        lambda predictions: _correct(agreed(predictions)),
+        percent=True,
+        higher_is_better=True,
+    ),
+    "vote_cross_entropy": Metric(
+        "cross-entropy of the votes",
+        _mean_of(_vote_cross_entropy),
+        _vote_cross_entropy,
+        percent=False,
+        higher_is_better=False,
+        highest=HIGHEST_LOSS,
+    ),
+}
+"""By name; for samples on which annotators have voted.
+
+majority_accuracy: share of the samples whose most probable class is the one with the most votes.
+    Samples where two classes or more have the most votes are left out, for there is no majority;
+    NaN if that is all of them.
+vote_cross_entropy: mean over all samples of the cross-entropy between the shares of the votes and
+    the probabilities, in nats; its lower bound is the mean entropy of the votes.
+"""
+
+
+def of_annotators(predictions: Predictions) -> dict[str, float | int]:
+    """What the votes alone tell, whatever the network.
+
+    Returns:
+        `annotator_accuracy`: mean of `Votes.annotator_accuracy` over the samples with a majority,
+        NaN if there are none; `vote_entropy`: mean of `Votes.entropy` over all samples;
+        `without_majority`: how many samples have none.
+    """
+    votes = Votes.of(predictions)
+    there = votes.agreed
+    return {
+        "annotator_accuracy": _mean(votes.annotator_accuracy[there]),
+        "vote_entropy": float(votes.entropy.mean()),
+        "without_majority": int((~there).sum()),
+    }
+
+
 def confusion_matrix(predictions: Predictions) -> np.ndarray:
-    """int64 (7, 7): how many faces of the row's class were given the column's."""
-    pairs = predictions.labels * CLASSES + predictions.decisions
-    return np.bincount(pairs, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
+    """int64 (K, K): how many samples of the row's class were given the column's."""
+    classes = predictions.classes
+    pairs = predictions.labels * classes + predictions.decisions
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 def by_class(predictions: Predictions) -> dict[str, np.ndarray]:
-    """`precision`, `recall` and `f1` of each class, float64 (7,).
+    """`precision`, `recall` and `f1` of each class, float64 (K,).
 
-    NaN where there is nothing to divide by: recall of a class without faces, precision of a class
+    NaN where there is nothing to divide by: recall of a class without samples, precision of a class
     that is never predicted, F1 of a class that is neither.
     """
     scores = scores_by_class(confusion_matrix(predictions))

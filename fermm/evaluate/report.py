@@ -1,21 +1,21 @@
-"""The report of a run: one HTML file that needs nothing else, and the files beside it."""
+"""The report of a run: one HTML page that needs nothing else. Writes nothing."""
 
 import base64
 import functools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
 
-from fermm.data.faces import EMOTIONS
-from fermm.evaluate import architecture, captions, figures, table
-from fermm.evaluate.assess import assess
-from fermm.evaluate.run import REPORT, Run, write_text
+from fermm.evaluate import captions, faces, table
+from fermm.evaluate.run import Run
 from fermm.evaluate.table import Table
+from fermm.evaluate.text import count, join, points, sentence
+from fermm.samples import SPLITS
 
 
 class Panel(NamedTuple):
@@ -42,6 +42,10 @@ class Figure(NamedTuple):
     panels: Sequence[Panel]
 
 
+Embed = Callable[..., list[dict[str, Any]]]
+"""`embed` for the figures that there are: takes those that are wanted."""
+
+
 class Section(NamedTuple):
     """A part of the report.
 
@@ -63,268 +67,253 @@ class Section(NamedTuple):
 
 
 FEW = 30
-"""Classes with fewer faces in the assessed split are named beside the headline."""
+"""Classes with fewer samples in the assessed split are named beside the headline."""
 
 
-def write(run: Run, failed: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Writes all that is made from a run's predictions, checkpoints and histories.
-
-    That is `assessment.json`, `tables.md`, `report.html`, and the figures, but for those that show
-    faces, which need the data and were drawn when the run had it. A figure that cannot be drawn is
-    named in its place and in the terminal.
+def sections(
+    run: Run,
+    assessment: Mapping[str, Any],
+    addresses: Mapping[str, str],
+    failed: Mapping[str, str],
+) -> list[Section]:
+    """The whole report of a run.
 
     Args:
         run: the run.
-        failed: of the figures that show faces, those that could not be drawn, and why.
-
-    Returns:
-        All figures that could not be drawn, and why.
+        assessment: its assessment, see `fermm.evaluate.assess`.
+        addresses: by the name of its file, the `data:` address of each figure that there is, see
+            `address`. One that is not there is left out.
+        failed: by the name of its file, why a figure could not be drawn, which stands in its place.
     """
-    assessment = assess(run)
-    write_text(run.directory / "assessment.json", json.dumps(assessment, indent=2) + "\n")
-    failures = dict(failed or {}) | figures.save_all(run, assessment) | _architectures(run)
-    sections = _sections(run, assessment, failures)
-    tables = [made.markdown() for section in sections for made in section.tables]
-    write_text(run.directory / "tables.md", "\n\n".join(tables) + "\n")
-    write_text(
-        run.directory / REPORT, render(f"{run.title}, {run.directory.resolve().name}", sections)
-    )
-    return failures
-
-
-def _architectures(run: Run) -> dict[str, str]:
-    jobs = {}
-    for name, seeds in run.networks.items():
-        meta = seeds[0].meta
-        jobs[f"architecture_{name}"] = functools.partial(
-            architecture.save, spec=meta["spec"], caption=run.titles[name], trained=meta["trained"]
-        )
-    # A network stays what it is, so that an earlier drawing is right. It is needed where the code
-    # that registers a network is not there, as when a report is made again.
-    return figures.draw(run.directory / "figures", jobs, keep=True)
+    embedded = functools.partial(embed, addresses, failed)
+    return [
+        _in_short(run, assessment, embedded),
+        *_comparisons(run, assessment),
+        *_votes(run, assessment),
+        _by_class(run, assessment, embedded),
+        _calibration(run, assessment, embedded),
+        *_modalities(run, assessment, embedded),
+        *_mistakes(run, assessment, embedded),
+        _training(run, embedded),
+        *([Section("Audit", tables=[table.audit(run, assessment)])] if assessment["audit"] else []),
+        _data(run, embedded),
+        _networks(run, embedded),
+        Section("Configuration, versions, machine", tables=_settings(run), folded=True),
+    ]
 
 
 def notes(run: Run, assessment: Mapping[str, Any]) -> list[str]:
     """What changes the meaning of a run's numbers, one sentence or two each."""
     found = []
-    if run.config["data"]["source"] == "synthetic":
+    if run.synthetic:
         found.append(
-            "The faces are synthetic. Nothing measured on them says anything about real ones."
+            "The samples are synthetic. Nothing measured on them says anything about real ones."
         )
-    if run.note:
-        found.append(f"{run.note[0].upper()}{run.note[1:]}.".replace("..", "."))
-    found += run.notes
+    found += [sentence(note) for note in (*run.data_notes, *run.code_notes)]
     labels = run.samples.of(run.assessed).labels
-    counts = np.bincount(labels, minlength=len(EMOTIONS))
-    few = [f"{EMOTIONS[i]} ({n})" for i, n in enumerate(counts) if 0 < n < FEW]
+    counts = np.bincount(labels, minlength=len(run.classes))
+    few = [f"{run.classes[i]} ({n})" for i, n in enumerate(counts) if 0 < n < FEW]
     if few:
         found.append(
-            f"Few {run.assessed} faces show {captions.join(few)}: what is said of "
-            + ("this emotion rests" if len(few) == 1 else "these emotions rests")
+            f"Few {run.assessed} samples are of {join(few)}: what is said of "
+            + ("this class rests" if len(few) == 1 else "these classes rests")
             + " on them."
         )
-    if none := [EMOTIONS[i] for i, n in enumerate(counts) if not n]:
-        found.append(f"No {run.assessed} face shows {' or '.join(none)}.")
+    if none := [run.classes[i] for i, n in enumerate(counts) if not n]:
+        found.append(f"No {run.assessed} sample is of {join(none, 'or')}.")
     if duplicates := assessment["duplicates"]:
-        share = table.points(duplicates / assessment["faces"])
+        share = points(duplicates / assessment["samples"])
         found.append(
-            f"{duplicates:,} of the {assessment['faces']:,} {run.assessed} faces ({share}%) are "
-            "pixel by pixel the same as a training face."
+            f"{duplicates:,} of the {assessment['samples']:,} {run.assessed} samples ({share}%) "
+            "are duplicates of a training sample."
         )
     found.append(
-        f"All networks were trained on one split ({run.config['data']['split']!r}). How much the "
+        f"All networks were trained on one split ({run.identity['split']!r}). How much the "
         "numbers depend on it, no interval here shows; config.split_seeds repeats a run over "
         "several splits."
     )
     return found
 
 
-def _sections(run: Run, assessment: Mapping[str, Any], failed: Mapping[str, str]) -> list[Section]:
-    titles, names = run.titles, list(run.networks)
+def _panels(run: Run, stem: str, description: str) -> list[Panel]:
+    """A panel for each network."""
+    return [Panel(f"{stem}_{n}", description.format(title)) for n, title in run.titles.items()]
 
-    def embedded(*wanted: Figure) -> list[dict[str, Any]]:
-        return embed(run, wanted, failed)
 
-    def of_each(stem: str, description: str) -> list[Panel]:
-        return [Panel(f"{stem}_{n}", description.format(titles[n])) for n in names]
+def _cited(run: Run, key: str, caption: str) -> str:
+    """The caption, with what a publication calls the figure at the end of its first sentence."""
+    number = run.reference.cited.get(key)
+    if number is None:
+        return caption
+    return re.sub(r"\.(?=\s|$)", f" ({run.reference.name}, {number}).", caption, count=1)
 
-    duplicates = table.duplicates(run, assessment)
-    sections = [
-        Section(
-            "In short",
-            [assessment["headline"]],
-            notes(run, assessment),
-            embedded(
-                Figure(
-                    captions.accuracies(run, assessment),
-                    [
-                        Panel("accuracies", "Accuracy of each network with its interval."),
-                        Panel("differences", "Difference of every two networks, with intervals."),
-                    ],
-                )
-            ),
-            [table.merits(run, assessment), table.table_2(run)],
-        )
+
+def _in_short(run: Run, assessment: Mapping[str, Any], embedded: Embed) -> Section:
+    panels = [
+        Panel("accuracies", "Accuracy of each network with its interval."),
+        Panel("differences", "Difference of every two networks, with intervals."),
     ]
-    if assessment["pairs"] or duplicates:
-        sections.append(
-            Section(
-                "Comparisons",
-                assessment["sentences"],
-                tables=[
-                    *([table.differences(run, assessment)] if assessment["pairs"] else []),
-                    *([duplicates] if duplicates else []),
-                ],
-            )
-        )
-    by_class = Figure(
+    return Section(
+        "In short",
+        [assessment["headline"]],
+        notes(run, assessment),
+        embedded(Figure(captions.accuracies(run, assessment), panels)),
+        [table.merits(run, assessment), table.accuracies(run)],
+    )
+
+
+def _comparisons(run: Run, assessment: Mapping[str, Any]) -> list[Section]:
+    tables = [table.differences(run, assessment)] if assessment["pairs"] else []
+    if duplicates := table.duplicates(run, assessment):
+        tables.append(duplicates)
+    return [Section("Comparisons", assessment["sentences"], tables=tables)] if tables else []
+
+
+def _votes(run: Run, assessment: Mapping[str, Any]) -> list[Section]:
+    tables = table.votes(run, assessment)
+    return [Section("Annotators", tables=tables)] if tables else []
+
+
+def _by_class(run: Run, assessment: Mapping[str, Any], embedded: Embed) -> Section:
+    of_classes = Figure(
         captions.recall(run, assessment),
         [
-            Panel("recall_by_class", "For each emotion the recall of every network."),
-            Panel("recall_gains", "For each emotion the recall of fusions minus their members'."),
+            Panel("recall_by_class", "For each class the recall of every network."),
+            Panel("recall_gains", "For each class the recall of fusions minus their members'."),
         ],
     )
     matrices = Figure(
-        _of_paper(captions.confusion(run, assessment), run, "figure 13"),
-        of_each("confusion_matrix", "Confusion matrix of {}."),
+        _cited(run, "confusion_matrix", captions.confusion(run, assessment)),
+        _panels(run, "confusion_matrix", "Confusion matrix of {}."),
     )
-    sections.append(
+    return Section(
+        "By class",
+        figures=embedded(of_classes, matrices),
+        tables=[table.by_class(run, assessment, s) for s in ("recall", "precision", "f1")],
+    )
+
+
+def _calibration(run: Run, assessment: Mapping[str, Any], embedded: Embed) -> Section:
+    panels = _panels(run, "reliability", "{}: accuracy by confidence, beside the diagonal.")
+    figure = Figure(captions.reliability(run, assessment), panels)
+    return Section("Calibration", figures=embedded(figure))
+
+
+def _modalities(run: Run, assessment: Mapping[str, Any], embedded: Embed) -> list[Section]:
+    if not assessment["fusions"]:
+        return []
+    panels = [
+        Panel(f"{stem}_{name}", description.format(run.titles[name]))
+        for name in assessment["fusions"]
+        for stem, description in (
+            ("modalities", "{}: accuracies of members, and with a member shuffled."),
+            ("changed", "{}: decisions of each class that shuffling changes."),
+        )
+    ]
+    return [
         Section(
-            "By emotion",
-            figures=embedded(by_class, matrices),
-            tables=[table.by_class(run, assessment, s) for s in ("recall", "precision", "f1")],
+            "Modalities",
+            figures=embedded(Figure(captions.modalities(run, assessment), panels)),
+            tables=table.modalities(run, assessment),
         )
-    )
-    sections.append(
-        Section(
-            "Calibration",
-            figures=embedded(
-                Figure(
-                    captions.reliability(run, assessment),
-                    of_each("reliability", "{}: accuracy by confidence, beside the diagonal."),
-                )
-            ),
-        )
-    )
-    if fusions := assessment["fusions"]:
-        panels = [
-            Panel(f"{stem}_{name}", description.format(titles[name]))
-            for name in fusions
-            for stem, description in (
-                ("modalities", "{}: accuracies of members, and with a modality shuffled."),
-                ("changed", "{}: decisions of each emotion that shuffling changes."),
-            )
-        ]
-        sections.append(
-            Section(
-                "Modalities",
-                figures=embedded(Figure(captions.modalities(run, assessment), panels)),
-                tables=table.modalities(run, assessment),
-            )
-        )
-    mistakes = [
+    ]
+
+
+def _mistakes(run: Run, assessment: Mapping[str, Any], embedded: Embed) -> list[Section]:
+    several = len(run.seeds) > 1
+    wanted = [
         Figure(
             captions.all_wrong(run),
-            [Panel("all_wrong", "Faces that every network gets wrong, with labels.")],
-        ),
-        *(
-            Figure(
-                f"What {titles[name]} wins and loses against its members, alone right or wrong: "
-                f"some {run.assessed} faces of each kind"
-                + (", of those where it holds in most seeds." if len(run.seeds) > 1 else "."),
-                [
-                    Panel(
-                        f"won_and_lost_{name}",
-                        f"Faces that {titles[name]} gets right where a member is wrong, and the "
-                        "other way round, with labels.",
-                    )
-                ],
-            )
-            for name in assessment["fusions"]
-        ),
-    ]
-    if shown := embedded(*mistakes):
-        sections.append(Section("Mistakes", figures=shown))
-    sections.append(
-        Section(
-            "Training",
-            figures=embedded(
-                Figure(
-                    _of_paper(captions.validation(run), run, "figures 11 and 12"),
-                    [
-                        Panel("validation_accuracy", "Validation accuracy by epoch."),
-                        Panel("validation_loss", "Validation loss by epoch."),
-                    ],
-                ),
-                Figure(
-                    _of_paper(captions.training(run), run, "figure 15"),
-                    of_each("training", "{}: training and validation accuracy by epoch."),
-                ),
-            ),
-            tables=[table.times(run)],
+            [Panel("all_wrong", "Samples that every network gets wrong, with labels.")],
         )
-    )
-    faces = (
-        Figure(
-            _of_fer2013("The first training faces of each emotion.", run, "figure 3"),
-            [Panel("samples", "Faces, three of each emotion.")],
-        ),
-        Figure(
-            _of_fer2013(captions.classes(run), run, "figure 4"),
-            [Panel("classes", "Histogram of the emotions; the table has the numbers.")],
-        ),
-        Figure(
-            _of_fer2013("Landmarks on a training face of each emotion.", run, "figure 5"),
-            [
-                Panel(
-                    "landmarks",
-                    "Faces with 68 points that follow jaw, brows, nose, eyes and mouth.",
-                )
-            ],
-        ),
-        Figure(
-            _of_fer2013(
-                "Landmarks whose shape is near the mean shape (above) and far from it (below).",
-                run,
-                "figure 14",
-            ),
-            [
-                Panel(
-                    "landmarks_good_and_bad",
-                    "A row of faces whose landmarks fit, and a row where many do not.",
-                )
-            ],
-        ),
-    )
-    drawn = []
-    for name, known in run.papers.items():
-        text = f"Architecture of {titles[name]}."
-        if known:
-            text = _cite(text, f"figure {known.figure}")
-        description = f"The layers of {titles[name]} in order, with shapes and parameters."
-        drawn.append(Figure(text, [Panel(f"architecture_{name}", description)]))
-    return [
-        *sections,
-        Section("Audit", tables=[table.audit(assessment)]),
-        Section("Data", figures=embedded(*faces), tables=[table.table_1(run)]),
-        Section("Networks", figures=embedded(*drawn)),
-        Section("Configuration, versions, machine", tables=_settings(run), folded=True),
     ]
+    for name in assessment["fusions"]:
+        title = run.titles[name]
+        caption = (
+            f"What {title} wins and loses against its members, alone right or wrong: some "
+            f"{run.assessed} samples of each kind"
+            + (", of those where it holds in most seeds." if several else ".")
+        )
+        description = (
+            f"Samples that {title} gets right where a member is wrong, and the other way round, "
+            "with labels."
+        )
+        wanted.append(Figure(caption, [Panel(f"won_and_lost_{name}", description)]))
+    if shown := embedded(*wanted):
+        return [Section("Mistakes", figures=shown)]
+    if faces.are_pictures(run.features):
+        return []
+    return [Section("Mistakes", [captions.all_wrong(run, shown=False), _NO_PICTURES])]
 
 
-def _of_paper(caption: str, run: Run, number: str) -> str:
-    """The caption, with the number of the paper's figure if networks and data are the paper's."""
-    return _cite(caption, number) if run.is_fer2013 and all(run.papers.values()) else caption
+_NO_PICTURES = (
+    f"No samples are shown, for they have no feature `{faces.IMAGES}` that is a picture, (H, W) or "
+    "(H, W, 3)."
+)
 
 
-def _of_fer2013(caption: str, run: Run, number: str) -> str:
-    """The caption of a figure of the data, with the number of the paper's if it is the paper's."""
-    return _cite(caption, number) if run.is_fer2013 else caption
+def _training(run: Run, embedded: Embed) -> Section:
+    return Section(
+        "Training",
+        figures=embedded(
+            Figure(
+                _cited(run, "validation", captions.validation(run)),
+                [
+                    Panel("validation_accuracy", "Validation accuracy by epoch."),
+                    Panel("validation_loss", "Validation loss by epoch."),
+                ],
+            ),
+            Figure(
+                _cited(run, "training", captions.training(run)),
+                _panels(run, "training", "{}: training and validation accuracy by epoch."),
+            ),
+        ),
+        tables=[table.times(run)],
+    )
 
 
-def _cite(caption: str, number: str) -> str:
-    """The caption, with what the paper calls it at the end of the first sentence."""
-    return re.sub(r"\.(?=\s|$)", f" (paper, {number}).", caption, count=1)
+def _data(run: Run, embedded: Embed) -> Section:
+    wanted = [
+        (
+            "samples",
+            "The first training samples of each class.",
+            "Samples, three of each class.",
+        ),
+        (
+            "classes",
+            captions.classes(run),
+            "Histogram of the classes; the table has the numbers.",
+        ),
+        (
+            "landmarks",
+            "Landmarks on a training sample of each class.",
+            "Pictures with points on them, on faces along jaw, brows, nose, eyes and mouth.",
+        ),
+        (
+            "landmarks_good_and_bad",
+            "Landmarks whose shape is near the mean shape (above) and far from it (below).",
+            "A row of pictures whose landmarks fit, and a row where many do not.",
+        ),
+    ]
+    figures = [
+        Figure(_cited(run, name, caption), [Panel(name, description)])
+        for name, caption, description in wanted
+    ]
+    counts = {name: len(run.samples.of(name).rows) for name in SPLITS}
+    sizes = ", ".join(f"{count(n, 'sample')} for {name}" for name, n in counts.items())
+    sentences = [sentence(sizes)]
+    if not faces.are_pictures(run.features):
+        sentences.append(_NO_PICTURES)
+    return Section("Data", sentences, figures=embedded(*figures), tables=[table.classes(run)])
+
+
+def _networks(run: Run, embedded: Embed) -> Section:
+    drawn = []
+    for name, title in run.titles.items():
+        description = f"The layers of {title} in order, with shapes and parameters."
+        caption = _cited(run, f"architecture_{name}", f"Architecture of {title}.")
+        drawn.append(Figure(caption, [Panel(f"architecture_{name}", description)]))
+    return Section("Networks", figures=embedded(*drawn))
 
 
 def _settings(run: Run) -> list[Table]:
@@ -347,28 +336,30 @@ def _settings(run: Run) -> list[Table]:
     ]
 
 
-def embed(run: Run, wanted: Sequence[Figure], failed: Mapping[str, str]) -> list[dict[str, Any]]:
+def embed(
+    addresses: Mapping[str, str], failed: Mapping[str, str], *wanted: Figure
+) -> list[dict[str, Any]]:
     """The figures that are there, or should be.
+
+    Args:
+        addresses: by name, the `data:` address of each picture.
+        failed: by name, why a picture could not be drawn.
+        wanted: the figures.
 
     Returns:
         For each with a panel that is there or has failed: `caption`, and `pictures`, each with
-        `description`, `address` (a `data:` address of the SVG, or the PNG if smaller; "" if there
-        is none), and `failure` ("" if it is there).
+        `description`, `address` ("" if there is none), and `failure` ("" if it is there).
     """
     found = []
     for figure in wanted:
         pictures = []
         for panel in figure.panels:
-            places = [run.directory / "figures" / f"{panel.stem}{s}" for s in (".svg", ".png")]
-            files = [place for place in places if place.is_file()]
-            if files:
-                file = min(files, key=lambda file: file.stat().st_size)
-                made = address(file.read_bytes(), file.suffix)
-                pictures.append({"description": panel.description, "address": made, "failure": ""})
-            elif panel.stem in failed:
+            address, failure = addresses.get(panel.stem, ""), ""
+            if not address and panel.stem in failed:
                 failure = f"figures/{panel.stem} could not be drawn: {failed[panel.stem]}"
+            if address or failure:
                 pictures.append(
-                    {"description": panel.description, "address": "", "failure": failure}
+                    {"description": panel.description, "address": address, "failure": failure}
                 )
         if pictures:
             found.append({"caption": figure.caption, "pictures": pictures})
@@ -376,7 +367,12 @@ def embed(run: Run, wanted: Sequence[Figure], failed: Mapping[str, str]) -> list
 
 
 def address(content: bytes, suffix: str) -> str:
-    """The `data:` address of a picture, so that a page needs no other file."""
+    """The `data:` address of a picture, so that a page needs no other file.
+
+    Args:
+        content: of its file.
+        suffix: of its file, ".svg" or ".png".
+    """
     kind = {".svg": "image/svg+xml", ".png": "image/png"}[suffix]
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 

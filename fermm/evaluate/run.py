@@ -1,55 +1,43 @@
 """What a run left in its directory, read back: all that its evaluation needs.
 
-Neither the faces nor any further training are needed for it.
+Neither the features of its samples nor the code that trained its networks are needed for it.
 """
 
 import errno
-import functools
 import itertools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fermm.data import fingerprints, splits
+from fermm import rundir
 from fermm.errors import InputError
-from fermm.evaluate import metrics, paper
-from fermm.evaluate.metrics import Predictions
-from fermm.models.fusion import MODALITIES
-from fermm.paths import whole
-from fermm.train import checkpoint
-from fermm.train import history as history_lib
-
-SAMPLES = "samples.npz"
-METRICS = "metrics.json"
-REPORT = "report.html"
+from fermm.evaluate import paper
+from fermm.evaluate.reference import NOTHING, Reference
+from fermm.rundir import Modalities, Predictions, RunDirectory, Samples, SeedDirectory
+from fermm.samples import Feature
 
 # What evaluation reads of each file, and its types; a list has entries of the given one.
 _CONFIG: dict[str, Any] = {
     "networks": [str],
     "seeds": [int],
     "evaluate": {"splits": [str]},
-    "data": {"source": str, "landmarks": str, "split": str, "split_seed": int},
+    "data": {},
 }
 _DATA: dict[str, Any] = {
     "title": str,
-    "note": str,
-    "identity": {
-        "faces": str,
-        "landmarks": str,
-        "fer2013": str,
-        "split": str,
-        "split_seed": int,
-        "sizes": {},
-    },
+    "notes": list,
+    "classes": [str],
+    "features": {},
+    "identity": {"split": str, "split_seed": int, "sizes": {}},
 }
 _META: dict[str, Any] = {
     "parameters": int,
     "spec": {"arguments": {}},
     "trained": object,
     "inputs": [str],
+    "features": {},
     "code": [dict],
     "versions": {"fermm": str, "jax": str, "flax": str},
     "machine": {"devices": str, "cores": object},
@@ -57,66 +45,14 @@ _META: dict[str, Any] = {
 _LOST = "put it back from a copy, or choose another --workdir"
 
 
-class Samples(NamedTuple):
-    """The faces of a run, without their pixels.
-
-    Attributes:
-        rows: int64 (N,), row of each face in its source.
-        labels: int32 (N,).
-        splits: int8 (N,), index into `fermm.data.splits.NAMES`.
-        digests: uint64 (N,), of the pixels, see `fermm.data.splits.digests`.
-        copied: bool (N,), whether a training face is pixel by pixel the same (of those of the
-            training split, whether another one is).
-        class_weights: float64 (7,), in the training loss.
-    """
-
-    rows: np.ndarray
-    labels: np.ndarray
-    splits: np.ndarray
-    digests: np.ndarray
-    copied: np.ndarray
-    class_weights: np.ndarray
-
-    def of(self, split: str) -> "Samples":
-        """Those of one split."""
-        where = self.splits == splits.NAMES.index(split)
-        return Samples(
-            self.rows[where],
-            self.labels[where],
-            self.splits[where],
-            self.digests[where],
-            self.copied[where],
-            self.class_weights,
-        )
-
-
-class Modalities(NamedTuple):
-    """What a fusion and its parts decide about the N faces of one split.
-
-    Attributes:
-        rows: int64 (N,).
-        labels: int32 (N,).
-        decisions: int8 (N,), of the fusion.
-        alone: by modality, int8 (N,): decisions of the part that reads only that one.
-        shuffled: by modality, int8 (R, N): decisions of the fusion where that modality comes from
-            another face of the split, for R permutations that leave none in its place.
-    """
-
-    rows: np.ndarray
-    labels: np.ndarray
-    decisions: np.ndarray
-    alone: dict[str, np.ndarray]
-    shuffled: dict[str, np.ndarray]
-
-
 class Trained(NamedTuple):
     """A network of one seed.
 
     Attributes:
-        seed: of its training.
-        meta: what its last checkpoint says, see `fermm.train.checkpoint`.
-        history: a row for each epoch, see `fermm.train.loop`.
-        predictions: by split.
+        seed: the seed of its training.
+        meta: what its last checkpoint says, see docs/design.md.
+        history: a row for each epoch, see `fermm.rundir.HISTORY_COLUMNS`.
+        predictions: by split, with the votes of the samples if there are any.
         modalities: of a fusion, for the assessed split; else None.
     """
 
@@ -128,8 +64,13 @@ class Trained(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """Of training and validation, all epochs."""
+        """The seconds of training and validation, all epochs."""
         return sum(row["seconds"] for row in self.history)
+
+    @property
+    def members(self) -> dict[str, Any]:
+        """By name, the specs of the members of a fusion; empty for any other network."""
+        return self.meta["spec"].get("members", {})
 
 
 class Run(NamedTuple):
@@ -138,24 +79,30 @@ class Run(NamedTuple):
     Attributes:
         directory: where it is.
         config: as in its `config.json`.
-        title: what the faces are, for captions.
-        note: what a reader should know of its split, or "".
-        identity: of its data, see `fermm.data.source.Source`.
-        samples: its faces.
+        title: what the samples are, for captions.
+        data_notes: what a reader should know of its samples and their split.
+        classes: the names of the classes.
+        features: by name, the features that the samples have.
+        identity: what tells its data from others, see `fermm.data.source.Source`.
+        samples: its samples.
         networks: by name, one for each seed.
+        reference: published numbers to stand beside its own.
     """
 
-    directory: Path
+    directory: RunDirectory
     config: Mapping[str, Any]
     title: str
-    note: str
+    data_notes: tuple[str, ...]
+    classes: tuple[str, ...]
+    features: Mapping[str, Feature]
     identity: Mapping[str, Any]
     samples: Samples
     networks: dict[str, list[Trained]]
+    reference: Reference = NOTHING
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The parts of the data that were evaluated."""
+        """The splits that were evaluated."""
         return tuple(self.config["evaluate"]["splits"])
 
     @property
@@ -169,7 +116,17 @@ class Run(NamedTuple):
         return tuple(self.config["seeds"])
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def titles(self) -> dict[str, str]:
+        """By name, what each network is called in tables and figures."""
+        return {name: self.reference.titles.get(name, name) for name in self.networks}
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether its samples are synthetic."""
+        return self.config["data"].get("source") == "synthetic"
+
+    @property
+    def code_notes(self) -> tuple[str, ...]:
         """What a reader should know of how its networks came about: changes of their code."""
         found = []
         for name, seeds in self.networks.items():
@@ -195,122 +152,37 @@ class Run(NamedTuple):
             )
         return tuple(found)
 
-    @property
-    def is_fer2013(self) -> bool:
-        """Whether its faces are all of FER2013's and no others, by their pixels and labels."""
-        return self.identity["fer2013"] in (fingerprints.IN_ORDER, fingerprints.REORDERED)
-
-    @property
-    def papers(self) -> dict[str, paper.Network | None]:
-        """By name, the network of the paper that each is, on the paper's data; else None."""
-        return {
-            name: paper.find(seeds[0].meta["spec"]) if self.is_fer2013 else None
-            for name, seeds in self.networks.items()
-        }
-
-    @property
-    def titles(self) -> dict[str, str]:
-        """By name, what each network is called in tables and figures."""
-        return paper.titles(self.papers)
-
-    @property
-    def has_rows_of_the_paper(self) -> bool:
-        """Whether the very faces train, validate and test that do so in the paper."""
-        data = self.config["data"]
-        paper = data["split"] == "paper" and data["split_seed"] == 0
-        return paper and self.identity["fer2013"] == fingerprints.IN_ORDER
-
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """The keys whose values differ, in order."""
     return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
 
 
-def predictions_file(directory: Path, split: str) -> Path:
-    """Where a network's directory of one seed holds its predictions."""
-    return directory / f"predictions_{split}.npz"
-
-
-def modalities_file(directory: Path, split: str) -> Path:
-    """Where a fusion's directory of one seed holds its `Modalities`."""
-    return directory / f"modalities_{split}.npz"
-
-
-def save_samples(directory: Path, samples: Samples) -> None:
-    """Writes `samples.npz`: `row`, `label`, `split`, `digest`, `copied`, `class_weights`."""
-    names = ("row", "label", "split", "digest", "copied", "class_weights")
-    metrics.save_arrays(directory / SAMPLES, **dict(zip(names, samples, strict=True)))
-
-
-def save_modalities(path: Path, modalities: Modalities) -> None:
-    """Writes `row`, `label`, `decision`, and `<modality>_alone`, `<modality>_shuffled` for each."""
-    arrays = {f"{name}_alone": x for name, x in modalities.alone.items()}
-    arrays |= {f"{name}_shuffled": x for name, x in modalities.shuffled.items()}
-    metrics.save_arrays(
-        path,
-        row=modalities.rows,
-        label=modalities.labels,
-        decision=modalities.decisions,
-        **arrays,
-    )
-
-
-def load_modalities(path: Path) -> Modalities:
-    """The inverse of `save_modalities`.
-
-    Raises:
-        InputError: the file is damaged.
-        FileNotFoundError: there is none.
-    """
-    with metrics.refuse_damage(path):
-        arrays = metrics.load_arrays(path)
-        rows, labels = metrics.take_faces(arrays, len(arrays["row"]))
-        count, times = len(rows), len(arrays[f"{MODALITIES[0]}_shuffled"])
-        classes = functools.partial(metrics.take_classes, arrays)
-        return Modalities(
-            rows,
-            labels,
-            classes("decision", (count,)),
-            {name: classes(f"{name}_alone", (count,)) for name in MODALITIES},
-            {name: classes(f"{name}_shuffled", (times, count)) for name in MODALITIES},
-        )
-
-
-def load_samples(path: Path) -> Samples:
-    """The inverse of `save_samples`, for the file itself.
-
-    Raises:
-        InputError: the file is damaged.
-        FileNotFoundError: there is none.
-    """
-    with metrics.refuse_damage(path):
-        arrays = metrics.load_arrays(path)
-        rows, labels = metrics.take_faces(arrays, len(arrays["row"]))
-        where = metrics.take(arrays, "split", "i", (len(rows),))
-        if not ((where >= 0) & (where < len(splits.NAMES))).all():
-            raise ValueError(f"split is not from 0 to {len(splits.NAMES) - 1}")
-        weights = metrics.take(arrays, "class_weights", "f", (metrics.CLASSES,))
-        if not np.isfinite(weights).all():
-            raise ValueError("class_weights are not finite")
-        digests = metrics.take(arrays, "digest", "u", (len(rows),))
-        copied = metrics.take(arrays, "copied", "b", (len(rows),))
-        return Samples(rows, labels, where, digests, copied, weights)
-
-
-def load(directory: Path) -> Run:
+def load(path: Path) -> Run:
     """Reads a run directory.
 
     Raises:
         InputError: it is none, the run was not finished, or a file in it is damaged.
     """
-    config = _read_json(directory / "config.json", _CONFIG, _LOST)
-    data = _read_json(directory / "data.json", _DATA, metrics.ANEW)
-    missing = f"the run is not finished: start it again with --workdir {directory}"
+    directory = RunDirectory(path)
+    config = _read_json(directory.config, _CONFIG, _LOST)
+    data = _read_json(directory.data, _DATA, rundir.ANEW)
+    classes = tuple(data["classes"])
+    with rundir.refuse_damage(directory.data):
+        features = {name: Feature.from_json(of) for name, of in data["features"].items()}
+    missing = f"the run is not finished: start it again with --workdir {path}"
     try:
-        samples = load_samples(directory / SAMPLES)
+        samples = rundir.read_samples(directory.samples)
+        if len(samples.class_weights) != len(classes):
+            raise InputError(
+                f"{directory.samples}: of {len(samples.class_weights)} classes, and "
+                f"{directory.data.name} names {len(classes)}: one of the two is damaged; delete "
+                "both and run again: the run writes them anew"
+            )
         networks = {
             name: [
-                _load_trained(directory / name, config, seed, samples) for seed in config["seeds"]
+                _load_trained(directory.seed(name, seed), seed, config, samples, classes)
+                for seed in config["seeds"]
             ]
             for name in config["networks"]
         }
@@ -320,103 +192,76 @@ def load(directory: Path) -> Run:
         if error.errno != errno.ENAMETOOLONG:
             raise
         what = "a network, seed or split is too long for a file name"
-        raise InputError(f"{directory / 'config.json'}: damaged ({what}); {_LOST}") from None
+        raise InputError(f"{directory.config}: damaged ({what}); {_LOST}") from None
+    specs = {name: seeds[0].meta["spec"] for name, seeds in networks.items()}
     return Run(
         directory,
         config,
         data["title"],
-        data["note"],
+        tuple(map(str, data["notes"])),
+        classes,
+        features,
         data["identity"],
         samples,
         networks,
+        paper.reference(classes, data["identity"], specs),
     )
 
 
-def write_metrics(run: Run) -> dict[str, Any]:
-    """Writes `metrics.json`.
-
-    Returns:
-        What it holds: `{network: {split: {metric: one value a seed, "count"},
-        "parameters", "seconds"}}`.
-    """
-    values: dict[str, Any] = {}
-    for name, seeds in run.networks.items():
-        values[name] = {
-            split: {
-                key: [metric(t.predictions[split]) for t in seeds]
-                for key, metric in metrics.METRICS.items()
-            }
-            | {"count": len(seeds[0].predictions[split].labels)}
-            for split in run.splits
-        }
-        values[name]["parameters"] = seeds[0].meta["parameters"]
-        values[name]["seconds"] = [t.seconds for t in seeds]
-    write_text(run.directory / METRICS, json.dumps(values, indent=2) + "\n")
-    return values
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file; aside, then renamed."""
-    with whole(path) as aside:
-        aside.write_text(text, encoding="utf-8")
-
-
 def _load_trained(
-    directory: Path, config: Mapping[str, Any], seed: int, samples: Samples
+    own: SeedDirectory,
+    seed: int,
+    config: Mapping[str, Any],
+    samples: Samples,
+    classes: tuple[str, ...],
 ) -> Trained:
-    directory = directory / f"seed_{seed}"
     names = config["evaluate"]["splits"]
-    modalities = modalities_file(directory, names[-1])
-    if not checkpoint.epochs(directory / "checkpoints"):
-        raise FileNotFoundError(errno.ENOENT, "no checkpoint", str(directory / "checkpoints"))
-    where = checkpoint.locate(directory / "checkpoints")
-    with metrics.refuse_damage(where, "delete this epoch and run again: it is trained again"):
-        meta = checkpoint.read_meta(where)
+    if not rundir.epochs(own.checkpoints):
+        raise FileNotFoundError(errno.ENOENT, "no checkpoint", str(own.checkpoints))
+    where = rundir.locate(own.checkpoints)
+    with rundir.refuse_damage(where, "delete this epoch and run again: it is trained again"):
+        meta = rundir.read_meta(where)
         _check_fields(meta, _META)
         for entry in meta["code"]:
             _check_fields(entry, {"epoch": int, "files": {}})
-    file = directory / "history.csv"
-    with metrics.refuse_damage(file):
-        history = history_lib.read(file)
-        if not history or any(set(row) != set(history_lib.COLUMNS) for row in history):
-            raise ValueError(f"needs the columns {', '.join(history_lib.COLUMNS)} and a row")
+        if "members" in meta["spec"]:
+            _check_fields(meta["spec"], {"head": str, "members": {}})
+            _check_fields(meta["spec"]["members"], {name: {} for name in meta["spec"]["members"]})
+    history = rundir.read_history(own.history)
     predictions = {}
     for name in names:
-        file = predictions_file(directory, name)
-        predictions[name] = metrics.load_predictions(file)
-        _check_same_faces(file, predictions[name], samples.of(name))
-    shuffled = load_modalities(modalities) if modalities.is_file() else None
-    if shuffled is not None:
-        _check_same_faces(modalities, shuffled, samples.of(names[-1]))
-    return Trained(seed, meta, history, predictions, shuffled)
+        file = own.predictions(name)
+        predictions[name] = _same_samples(
+            file, rundir.read_predictions(file, len(classes)), samples.of(name)
+        )
+    modalities, file = None, own.modalities(names[-1])
+    if file.is_file():
+        modalities = rundir.read_modalities(file, len(classes))
+        _same_samples(file, modalities, samples.of(names[-1]))
+    return Trained(seed, meta, history, predictions, modalities)
 
 
-def _check_same_faces(file: Path, of: Predictions | Modalities, samples: Samples) -> None:
-    for a, b in zip(*(sorted_faces(x.rows, x.labels) for x in (of, samples)), strict=True):
-        if not np.array_equal(a, b):
+def _same_samples(file: Path, found: Any, samples: Samples) -> Any:
+    """What was read of `file`, with the votes of its samples, which are those of `samples.npz`."""
+    order, expected = np.argsort(found.rows), np.argsort(samples.rows)
+    for name in ("rows", "labels"):
+        if not np.array_equal(getattr(found, name)[order], getattr(samples, name)[expected]):
             raise InputError(
-                f"{file}: of other faces than {SAMPLES} says, one of the two is damaged; delete "
-                "both and run again: the run writes them anew"
+                f"{file}: of other samples than samples.npz says, one of the two is damaged; "
+                "delete both and run again: the run writes them anew"
             )
-
-
-def sorted_faces(rows: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows in ascending order, and their labels."""
-    order = np.argsort(rows)
-    return rows[order], labels[order]
+    if samples.votes is None or not isinstance(found, Predictions):
+        return found
+    votes = np.empty_like(samples.votes)
+    votes[order] = samples.votes[expected]
+    return found._replace(votes=votes)
 
 
 def _read_json(file: Path, fields: Mapping[str, Any], remedy: str) -> Any:
-    try:
-        value = json.loads(file.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(
-            f"{file.parent}: not the directory of a run: {file.name} is missing"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else error
-        raise InputError(f"{file}: cannot be read as JSON ({reason}); {remedy}") from None
-    with metrics.refuse_damage(file, remedy):
+    if not file.exists():
+        raise InputError(f"{file.parent}: not the directory of a run: {file.name} is missing")
+    value = rundir.read_json(file, remedy)
+    with rundir.refuse_damage(file, remedy):
         _check_fields(value, fields)
     return value
 
@@ -433,6 +278,8 @@ def _check_fields(value: Any, fields: Mapping[str, Any], where: str = "") -> Non
             raise ValueError(f"{path} is missing")
         found = value[name]
         if isinstance(kind, dict):
+            if not isinstance(found, dict):
+                raise ValueError(f"{path} is no object")
             _check_fields(found, kind, f"{path}.")
         elif isinstance(kind, list):
             if not isinstance(found, list) or not found:

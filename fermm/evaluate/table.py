@@ -1,15 +1,14 @@
-"""Tables of a run: tables 1 and 2 of the paper, and more; as text, Markdown and HTML."""
+"""The tables of a run, as text, Markdown and for the report. Writes nothing."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fermm.data import splits
-from fermm.data.faces import EMOTIONS
-from fermm.evaluate import paper
-from fermm.evaluate.metrics import METRICS
+from fermm.evaluate.metrics import METRICS, VOTE_METRICS
 from fermm.evaluate.run import Run
+from fermm.evaluate.text import capital, interval, number, p_value, points, spread
+from fermm.samples import SPLITS
 
 
 class Table(NamedTuple):
@@ -49,71 +48,51 @@ class Table(NamedTuple):
         return "\n".join([self.caption, "", line(self.head), rule, *map(line, self.rows)])
 
 
-def points(value: float, digits: int = 1) -> str:
-    """A share in percent, or a difference in points, with a true minus sign."""
-    return number(100 * value, digits)
-
-
-def number(value: float, digits: int) -> str:
-    """With a true minus sign, and none before zero."""
-    text = f"{value:.{digits}f}"
-    return text.lstrip("-") if not float(text) else text.replace("-", "\N{MINUS SIGN}")
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean of shares in percent, and their standard deviation if there are several."""
-    mean = points(float(np.mean(values)))
-    return mean if len(values) == 1 else f"{mean} ± {points(float(np.std(values, ddof=1)))}"
-
-
-def interval(bounds: Sequence[float] | None, digits: int = 1, factor: float = 100) -> str:
-    """Both ends, of shares in percent by default."""
-    if bounds is None:
-        return "none"
-    return " to ".join(number(factor * bound, digits) for bound in bounds)
-
-
-def table_1(run: Run) -> Table:
-    """Faces and class weight of each emotion, the paper's beside if the faces are FER2013."""
-    samples = run.samples
-    head = ["emotion", "faces", *splits.NAMES, "weight"]
-    head += ["paper: faces", "paper: weight"] * run.is_fer2013
+def classes(run: Run) -> Table:
+    """Samples and weight of each class; published numbers beside them if there are any."""
+    samples, reference = run.samples, run.reference
+    beside = bool(reference.counts)
+    head = ["class", "samples", *SPLITS, "weight"]
+    head += [f"{reference.name}: samples", f"{reference.name}: weight"] * beside
     rows = []
-    for i, emotion in enumerate(EMOTIONS):
+    for i, name in enumerate(run.classes):
         own = samples.labels == i
-        row = [emotion, str(own.sum())]
-        row += [str((own & (samples.splits == s)).sum()) for s in range(len(splits.NAMES))]
+        row = [name, str(own.sum())]
+        row += [str((own & (samples.splits == s)).sum()) for s in range(len(SPLITS))]
         row += [f"{samples.class_weights[i]:.3f}"]
-        row += [str(paper.COUNTS[i]), f"{paper.WEIGHTS[i]:.3f}"] * run.is_fer2013
+        if beside:
+            row += [str(reference.counts[i]), f"{reference.weights[i]:.3f}"]
         rows.append(row)
-    caption = f"{run.title}: faces of each emotion and class weights."
-    return Table(f"Table 1. {caption}" if run.is_fer2013 else _upper(caption), head, rows)
+    caption = f"{run.title}: samples of each class and class weights."
+    return Table(_cited(run, "table_of_classes", caption), head, rows)
 
 
-def table_2(run: Run) -> Table:
-    """Accuracy of the networks on each split, with the paper's beside if the split is its."""
+def _cited(run: Run, key: str, caption: str) -> str:
+    """The caption, with what a publication calls the table in front."""
+    number_of = run.reference.cited.get(key)
+    return f"{number_of}. {caption}" if number_of else capital(caption)
+
+
+def accuracies(run: Run) -> Table:
+    """Accuracy of the networks on each split, with published numbers beside if there are any."""
     seeds = len(run.seeds)
-    known = run.papers
-    beside = run.has_rows_of_the_paper and any(known.values())
+    published, name_of_it = run.reference.accuracy, run.reference.name
+    given = {split for of in published.values() for split in of}
     head = ["network"]
     for split in run.splits:
-        head += [split, "paper"] if beside and split != "train" else [split]
+        head += [split, name_of_it] if split in given else [split]
     rows = []
     for name, trained in run.networks.items():
         row = [run.titles[name]]
-        of_paper = known[name]
         for split in run.splits:
             row.append(spread([METRICS["accuracy"](t.predictions[split]) for t in trained]))
-            if beside and split != "train":
-                row.append(f"{of_paper.accuracy[split]:.1f}" if of_paper else "")
+            if split in given:
+                value = published.get(name, {}).get(split)
+                row.append("" if value is None else f"{value:.1f}")
         rows.append(row)
     over = f", mean and standard deviation over {seeds} seeds" if seeds > 1 else ", one seed"
     caption = f"Accuracy in percent on {run.title}{over}."
-    return Table(f"Table 2. {caption}" if beside else caption, head, rows)
-
-
-def _upper(text: str) -> str:
-    return text[0].upper() + text[1:]
+    return Table(_cited(run, "table_of_accuracies", caption), head, rows)
 
 
 def merits(run: Run, assessment: Mapping[str, Any]) -> Table:
@@ -121,7 +100,7 @@ def merits(run: Run, assessment: Mapping[str, Any]) -> Table:
     several = len(run.seeds) > 1
     head = ["network"]
     for metric in METRICS.values():
-        head.append(_upper(metric.title) + (" in %" if metric.percent else ""))
+        head.append(capital(metric.title) + (" in %" if metric.percent else ""))
     head.append("... if perfectly calibrated, below")
     rows = []
     for network, found in assessment["networks"].items():
@@ -135,7 +114,7 @@ def merits(run: Run, assessment: Mapping[str, Any]) -> Table:
             row.append(f"{value} ({interval(of['interval'], digits, factor)})")
         rows.append([*row, points(found["calibration_error"]["calibrated_below"])])
     higher = " and ".join(m.title for m in METRICS.values() if m.higher_is_better)
-    over = "seeds and faces" if several else "faces"
+    over = "seeds and samples" if several else "samples"
     return Table(
         f"All metrics on {run.assessed} data"
         + (
@@ -153,12 +132,12 @@ def merits(run: Run, assessment: Mapping[str, Any]) -> Table:
 
 
 def differences(run: Run, assessment: Mapping[str, Any]) -> Table:
-    """Every two networks on the same faces."""
+    """Every two networks on the same samples."""
     several = len(run.seeds) > 1
     titles = run.titles
     # The verdict first: on a telephone what stands last is out of sight.
     head = ["networks", "verdict", "difference", "95% at once for all", "p, corrected"]
-    head += ["seeds with McNemar's p < 0.05"] if several else ["McNemar's p", "discordant faces"]
+    head += ["seeds with McNemar's p < 0.05"] if several else ["McNemar's p", "discordant samples"]
     rows = []
     for pair in assessment["pairs"]:
         tests = pair["mcnemar"]
@@ -173,11 +152,11 @@ def differences(run: Run, assessment: Mapping[str, Any]) -> Table:
             row += [p_value(test["p_corrected"])]
             row += [f"{test['only_better']} against {test['only_worse']}"]
         rows.append(row)
-    over = "seeds and faces" if several else "faces"
+    over = "seeds and samples" if several else "samples"
     return Table(
-        f"Differences of accuracy on {run.assessed} data, in points, on the same faces. Intervals "
-        f"over {over} hold for all differences at once, and p is the error rate at which one would "
-        "end at 0; McNemar's exact test, "
+        f"Differences of accuracy on {run.assessed} data, in points, on the same samples. "
+        f"Intervals over {over} hold for all differences at once, and p is the error rate at which "
+        "one would end at 0; McNemar's exact test, "
         + ("for each seed, " if several else "")
         + "is corrected likewise.",
         head,
@@ -185,16 +164,8 @@ def differences(run: Run, assessment: Mapping[str, Any]) -> Table:
     )
 
 
-def p_value(p: float) -> str:
-    """A p-value such that it is never rounded from one side of 0.05 to the other."""
-    if p < 0.001:
-        return f"{p:.0e}" if p >= 1e-15 else "< 1e-15"
-    text = f"{p:.3f}"
-    return text if (float(text) < 0.05) == (p < 0.05) else f"{p:.5f}"
-
-
 def duplicates(run: Run, assessment: Mapping[str, Any]) -> Table | None:
-    """Accuracy with and without faces that are also training faces; None if there are none."""
+    """Accuracy with and without samples that are also training samples; None if there are none."""
     rows = []
     for name, found in assessment["networks"].items():
         without = found["accuracy_without_duplicates"]
@@ -205,18 +176,18 @@ def duplicates(run: Run, assessment: Mapping[str, Any]) -> Table | None:
         for of in (without, weighted):
             row += [points(of["mean"]), interval(of["interval"])]
         rows.append(row)
-    share = assessment["duplicates"] / assessment["faces"]
+    share = assessment["duplicates"] / assessment["samples"]
     return Table(
         f"Accuracy in percent with and without the {assessment['duplicates']} of the "
-        f"{assessment['faces']} {run.assessed} faces ({points(share)}%) that are pixel by pixel "
-        "the same as a training face; the last columns weight the emotions as they are in all "
-        f"{run.assessed} faces, for duplicates are more frequent in some.",
+        f"{assessment['samples']} {run.assessed} samples ({points(share)}%) that are duplicates of "
+        "a training sample; the last columns weight the classes as they are in all "
+        f"{run.assessed} samples, for duplicates are more frequent in some.",
         [
             "network",
-            f"all {run.assessed} faces",
+            f"all {run.assessed} samples",
             "without duplicates",
             "95%",
-            "the same, emotions weighted as in all",
+            "the same, classes weighted as in all",
             "95%",
         ],
         rows,
@@ -224,20 +195,20 @@ def duplicates(run: Run, assessment: Mapping[str, Any]) -> Table | None:
 
 
 def by_class(run: Run, assessment: Mapping[str, Any], score: str) -> Table:
-    """Precision, recall or F1 of each emotion; a dash where there is nothing to divide by."""
+    """Precision, recall or F1 of each class; a dash where there is nothing to divide by."""
     rows = []
-    faces: list[int] = []
+    samples: list[int] = []
     for name, found in assessment["networks"].items():
         values = found["by_class"][score]
-        # Only recall is a share of a number of faces that is known before.
+        # Only recall is a share of a number of samples that is known before.
         ends = found["by_class"]["recall_interval"] if score == "recall" else [None] * len(values)
-        faces = found["by_class"]["faces"]
+        samples = found["by_class"]["samples"]
         rows.append([run.titles[name], *map(_with_interval, values, ends)])
     what = {"precision": "Precision", "recall": "Recall", "f1": "F1"}[score]
     within = ", in brackets the 95% interval" if score == "recall" else ""
-    head = [f"{name} ({count})" for name, count in zip(EMOTIONS, faces, strict=True)]
+    head = [f"{name} ({count})" for name, count in zip(run.classes, samples, strict=True)]
     return Table(
-        f"{what} by emotion on {run.assessed} data in percent{within}. Above: the number of faces.",
+        f"{what} by class on {run.assessed} data in percent{within}. Above: the number of samples.",
         ["network", *head],
         rows,
     )
@@ -250,15 +221,15 @@ def _with_interval(value: float | None, ends: Sequence[float] | None) -> str:
 
 
 def modalities(run: Run, assessment: Mapping[str, Any]) -> list[Table]:
-    """What each modality does, a table for each fusion."""
+    """What each member does, a table for each fusion."""
     tables = []
     for name, found in assessment["fusions"].items():
         rows = []
-        for part, of in found["modalities"].items():
+        for member, of in found["members"].items():
             cost, changed = of["cost"], of["changed"]
             rows.append(
                 [
-                    part,
+                    member,
                     points(of["alone"]["mean"]),
                     points(of["shuffled"]["mean"]),
                     f"{points(cost['mean'])} ({interval(cost['interval'])})",
@@ -268,11 +239,11 @@ def modalities(run: Run, assessment: Mapping[str, Any]) -> list[Table]:
         tables.append(
             Table(
                 f"{run.titles[name]}: accuracy {points(found['fused']['mean'])}%; of an oracle "
-                f"that takes whichever member is right {points(found['either']['mean'])}%. In "
-                f"percent of the {run.assessed} faces; shuffled: the modality comes from another "
-                "face.",
+                f"that takes whichever member is right {points(found['any']['mean'])}%. In "
+                f"percent of the {run.assessed} samples; shuffled: the inputs of the member come "
+                "from another sample.",
                 [
-                    "modality",
+                    "member",
                     "alone",
                     "fusion, shuffled",
                     "lost by it (95%)",
@@ -284,11 +255,74 @@ def modalities(run: Run, assessment: Mapping[str, Any]) -> list[Table]:
     return tables
 
 
-def audit(assessment: Mapping[str, Any]) -> Table:
-    """The requirements of the paper's section 5.1."""
+def votes(run: Run, assessment: Mapping[str, Any]) -> list[Table]:
+    """How the networks agree with the annotators; nothing where nobody voted."""
+    people = assessment["annotators"]
+    if people is None:
+        return []
+    networks = {run.titles[n]: found["votes"] for n, found in assessment["networks"].items()}
+    over = "seeds and samples" if len(run.seeds) > 1 else "samples"
+
+    def cell(found: Mapping[str, Any] | None, metric: str) -> str:
+        if found is None:
+            return "\N{EN DASH}"
+        factor, digits = (100, 1) if VOTE_METRICS[metric].percent else (1, 3)
+        ends = interval(found["interval"], digits, factor)
+        return f"{number(factor * found['mean'], digits)} ({ends})"
+
+    head = ["network", "Accuracy against the majority in %", "Cross-entropy", "above the bound"]
+    bound = people["entropy"]["mean"]
+    rows = [
+        [
+            name,
+            *(cell(found[metric], metric) for metric in VOTE_METRICS),
+            number(found["vote_cross_entropy"]["mean"] - bound, 3),
+        ]
+        for name, found in networks.items()
+    ]
+    rows.append(
+        [
+            "annotators",
+            cell(people["accuracy"], "majority_accuracy"),
+            cell(people["entropy"], "vote_cross_entropy"),
+            "",
+        ]
+    )
+    without, total = people["without_majority"], assessment["samples"]
+    overall = Table(
+        f"Agreement with the annotators on {run.assessed} data, in brackets the 95% interval over "
+        f"{over}. The majority is the class with the most votes; {without:,} of the {total:,} "
+        "samples, where several classes have as many, are left out of the accuracy. The last row "
+        "has how often one annotator votes for the majority, and the mean entropy of the votes, "
+        "which no cross-entropy is below.",
+        head,
+        rows,
+    )
+    if people["accuracy"] is None:
+        return [overall]
+    columns = [f"{n} ({k})" for n, k in zip(run.classes, people["samples"], strict=True)]
+    by_annotators = map(_with_interval, people["by_class"], people["by_class_interval"])
+    of_classes = Table(
+        f"Recall of each class by the majority on {run.assessed} data in percent, in brackets the "
+        "95% interval. Above: the number of samples. The last row has how often one annotator "
+        "votes for the majority.",
+        ["network", *columns],
+        [
+            *(
+                [name, *map(_with_interval, found["recall"], found["recall_interval"])]
+                for name, found in networks.items()
+            ),
+            ["annotators", *by_annotators],
+        ],
+    )
+    return [overall, of_classes]
+
+
+def audit(run: Run, assessment: Mapping[str, Any]) -> Table:
+    """The requirements of a publication, and whether the run meets them."""
     words = {True: "met", False: "not met", None: "cannot tell"}
     return Table(
-        "Audit of the paper's requirements (section 5.1).",
+        run.reference.requirements,
         ["number", "requirement", "checked by", "found", "verdict"],
         [
             [row["number"], row["requirement"], row["check"], row["value"], words[row["met"]]]

@@ -11,8 +11,8 @@ from fermm import config as config_lib
 from fermm import rundir
 from fermm.data.source import Source
 from fermm.errors import InputError
-from fermm.experiment import provenance
 from fermm.experiment import config as run_config
+from fermm.experiment import provenance
 from fermm.experiment.config import Config
 from fermm.experiment.plan import Job
 from fermm.rundir import RunDirectory

@@ -37,7 +37,7 @@ def fit(
     Returns:
         For each job, the variables with which the network predicts, frozen ones included, as NumPy
         arrays: those after the last epoch, or their averages if `Job.config.average` is on. And the
-        history, one row of `history.COLUMNS` an epoch.
+        history, one row of `fermm.rundir.HISTORY_COLUMNS` an epoch.
 
     Raises:
         InputError: a checkpoint does not fit the network, is damaged (see `resuming.groups`) or

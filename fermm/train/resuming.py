@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fermm import rundir
 from fermm.errors import InputError
-from fermm.train import checkpoint, devices, history, partition, saver, steps
-from fermm.train.checkpoint import Position
+from fermm.rundir import Position
+from fermm.train import checkpoint, devices, partition, saver, steps
 from fermm.train.job import Job
 from fermm.train.updates import Updates
 
@@ -34,8 +35,8 @@ def groups(directories: Mapping[int, Path], at_once: int, apart: bool = False) -
     together: dict[int, tuple[int, ...]] = {}
     alone: set[int] = set()
     for seed, directory in directories.items():
-        if kept := checkpoint.positions(directory):
-            meta = checkpoint.read_meta(directory / kept[-1].name)
+        if kept := rundir.positions(directory):
+            meta = rundir.read_meta(directory / kept[-1].name)
             together[seed] = tuple(meta.get("seeds_at_once", [seed]))
             if meta.get("apart", False) and not apart:
                 alone.update(together[seed])
@@ -61,8 +62,8 @@ def _positions(job: Job) -> list[Position]:
     directory = job.directory / "checkpoints"
     return [
         position
-        for position in checkpoint.positions(directory)
-        if position.epoch >= job.config.epochs or checkpoint.has_training(directory / position.name)
+        for position in rundir.positions(directory)
+        if position.epoch >= job.config.epochs or rundir.has_training(directory / position.name)
     ]
 
 
@@ -126,5 +127,5 @@ def read(job: Job, done: Position, training: bool) -> checkpoint.Checkpoint:
             f"delete {job.directory} to have it trained on these, or bring those back"
         )
     if devices.is_main():
-        history.write(job.directory / "history.csv", saved.meta["history"])
+        rundir.write_history(rundir.SeedDirectory(job.directory).history, saved.meta["history"])
     return saved

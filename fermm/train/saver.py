@@ -5,8 +5,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fermm.train import checkpoint, devices, history, steps, updates
-from fermm.train.checkpoint import Position
+from fermm import rundir
+from fermm.rundir import Position
+from fermm.train import checkpoint, devices, steps, updates
 from fermm.train.events import Events
 from fermm.train.job import Job
 
@@ -49,7 +50,7 @@ class Saver:
         if not devices.is_main():
             return
         for job, events, rows in zip(self._jobs, self._events, histories, strict=True):
-            history.write(job.directory / "history.csv", rows)
+            rundir.write_history(rundir.SeedDirectory(job.directory).history, rows)
             events.add(rows[-1])
 
     def save(

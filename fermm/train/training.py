@@ -14,10 +14,9 @@ import numpy as np
 from fermm.data import batches
 from fermm.errors import InputError
 from fermm.notices import doing
+from fermm.rundir import HISTORY_COLUMNS, Position
 from fermm.train import devices, partition, progress, steps, updates
-from fermm.train.checkpoint import Position
 from fermm.train.feed import feed
-from fermm.train.history import COLUMNS
 from fermm.train.job import Job
 from fermm.train.keys import keys_for, put_keys
 from fermm.train.losses import Loss
@@ -228,7 +227,7 @@ class Training:
         ):
             spent = seconds + (0 if epoch else job.setup_seconds)
             row = map(float, (loss, accuracy, val_loss, val_accuracy, rate, spent))
-            history.append(dict(zip(COLUMNS, (epoch + 1, *row), strict=True)))
+            history.append(dict(zip(HISTORY_COLUMNS, (epoch + 1, *row), strict=True)))
 
         losses = [np.float32(loss) for loss, _ in validated]
         for i, (host, loss) in enumerate(zip(self._host, self._stack(losses), strict=True)):
@@ -250,7 +249,7 @@ class Training:
 
     def _describe_epoch(self) -> str:
         last = [history[-1] for history in self.histories]
-        mean = {name: np.mean([row[name] for row in last]) for name in COLUMNS[1:]}
+        mean = {name: np.mean([row[name] for row in last]) for name in HISTORY_COLUMNS[1:]}
         return (
             f"epoch {last[0]['epoch']:>2}/{self._epochs}"
             f"  loss {mean['loss']:.4f}  accuracy {mean['accuracy']:.4f}"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from fermm import experiment, models
+from fermm import experiment, models, rundir
 from fermm.errors import InputError
 from fermm.models import Outputs, frozen_layers, register, registry
 from fermm.train import checkpoint, loop, partition, steps, training
@@ -171,9 +171,9 @@ def test_in_a_fusion(parts, tmp_path, patterns, moves, reuse):
     experiment.run(config, tmp_path / "fused")
 
     def read(workdir, name):
-        return checkpoint.read(
-            checkpoint.locate(workdir / name / "seed_0" / "checkpoints")
-        ).variables["batch_stats"]
+        return checkpoint.read(rundir.locate(workdir / name / "seed_0" / "checkpoints")).variables[
+            "batch_stats"
+        ]
 
     before, after = read(parts, "landmarks"), read(tmp_path / "fused", "feature_fusion")
     for layer in ("before", "after", "bare"):

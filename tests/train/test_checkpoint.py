@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 import fermm
+from fermm import rundir
 from fermm.errors import InputError
+from fermm.rundir import Position
 from fermm.train import checkpoint, loop, resuming
-from fermm.train.checkpoint import Checkpoint, Position
+from fermm.train.checkpoint import Checkpoint
 from helpers.trainings import assert_identical, make_job, with_config, without_seconds
 
 
@@ -39,13 +41,13 @@ def directory(tmp_path):
 
 
 def test_the_last_two_the_best_and_the_newest_are_kept(directory):
-    assert [p.name for p in checkpoint.positions(directory)] == ["2", "3", "4", "4+20"]
-    assert checkpoint.epochs(directory) == [2, 3, 4]
-    assert checkpoint.locate(directory).name == "4"
-    assert checkpoint.locate(directory, "best").name == "2"
+    assert [p.name for p in rundir.positions(directory)] == ["2", "3", "4", "4+20"]
+    assert rundir.epochs(directory) == [2, 3, 4]
+    assert rundir.locate(directory).name == "4"
+    assert rundir.locate(directory, "best").name == "2"
     with checkpoint.Writer([directory]) as writer:
         writer.save(Position(5), [some(1.1)])
-    assert [p.name for p in checkpoint.positions(directory)] == ["2", "4", "5"]
+    assert [p.name for p in rundir.positions(directory)] == ["2", "4", "5"]
     assert sorted(p.name for p in directory.iterdir()) == ["2", "4", "5"]
 
 
@@ -54,7 +56,7 @@ def test_what_was_written_is_read(directory):
     expected = some(1.2)
     assert_identical(found.variables, expected.variables)
     assert_identical(found.training, expected.training)
-    assert found.meta == {"format": checkpoint.FORMAT, **expected.meta}
+    assert found.meta == {"format": rundir.FORMAT, **expected.meta}
     assert checkpoint.read(directory / "3").training is None
 
 
@@ -63,11 +65,11 @@ def test_what_was_written_is_read(directory):
 )
 def test_what_is_not_needed_any_more_is_removed(directory, keep, left):
     checkpoint.reduce(directory, keep)
-    assert [p.name for p in checkpoint.positions(directory)] == left
+    assert [p.name for p in rundir.positions(directory)] == left
     for name in left:
         path = directory / name
-        assert checkpoint.find_damage(path) == ""
-        assert (path / "training").exists() == checkpoint.has_training(path) == (keep == "all")
+        assert rundir.find_damage(path) == ""
+        assert (path / "training").exists() == rundir.has_training(path) == (keep == "all")
         loss = {"2": 1.0, "3": 1.2, "4": 1.3, "4+20": 1.3}[name]
         assert_identical(checkpoint.read(path).variables, some(loss).variables)
     before = files(directory)
@@ -80,7 +82,7 @@ def test_what_is_not_needed_any_more_is_removed(directory, keep, left):
         sums = json.loads((directory / "4" / "checksums.json").read_text())
         del sums["training"]
         (directory / "4" / "checksums.json").write_text(json.dumps(sums))
-        assert checkpoint.find_damage(directory / "4") == "checksums.json does not list all files"
+        assert rundir.find_damage(directory / "4") == "checksums.json does not list all files"
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 4, 5, 6])
@@ -98,9 +100,9 @@ def test_killed_while_it_removes(directory, monkeypatch, stop):
     with pytest.raises(KeyboardInterrupt):
         checkpoint.reduce(directory, "restore")
     monkeypatch.undo()
-    assert Position(4) in checkpoint.positions(directory)
-    for position in checkpoint.positions(directory):
-        assert checkpoint.find_damage(directory / position.name) == ""
+    assert Position(4) in rundir.positions(directory)
+    for position in rundir.positions(directory):
+        assert rundir.find_damage(directory / position.name) == ""
     checkpoint.reduce(directory, "restore")
     assert sorted(p.name for p in directory.iterdir()) == ["2", "4"]
     assert not list(directory.glob("*/training"))
@@ -129,14 +131,14 @@ def test_damage_of_any_file_is_noticed_and_named(directory, tmp_path, how):
             "cut short": f"{name} has {len(content) - 1} bytes instead of {len(content)}",
             "altered": f"{name} has been altered, its SHA-256 is another",
         }[how]
-        found = checkpoint.find_damage(tmp_path / "copy" / "4")
+        found = rundir.find_damage(tmp_path / "copy" / "4")
         if name == "checksums.json":
             # Without it there is no checkpoint; a letter in it is another sum, or no JSON.
             assert found or how == "cut short"  # by its last line end
         else:
             assert found == damage
         if how == "missing" and name in ("meta.json", "checksums.json"):
-            assert checkpoint.positions(tmp_path / "copy") == []
+            assert rundir.positions(tmp_path / "copy") == []
         elif found:
             with pytest.raises(InputError, match=r"copy/4: damaged checkpoint \("):
                 checkpoint.read(tmp_path / "copy" / "4")
@@ -154,7 +156,7 @@ def test_a_damaged_checkpoint_is_set_aside(directory):
         f"{directory}/4+20: damaged checkpoint (variables/_METADATA is missing); "
         "it is now 4+20.damaged",
     ]
-    assert checkpoint.epochs(directory) == [2, 3]
+    assert rundir.epochs(directory) == [2, 3]
     assert checkpoint.set_damaged_aside(directory) == []
 
 
@@ -168,7 +170,7 @@ def test_one_without_its_own_files_is_set_aside_too(directory):
         "4.damaged",
         "damaged checkpoint (checksums.json does not list all files); it is now 4+20.damaged",
     ]
-    assert [p.name for p in checkpoint.positions(directory)] == ["2"]
+    assert [p.name for p in rundir.positions(directory)] == ["2"]
 
 
 @pytest.mark.parametrize("which", ["altered", "of another form"])
@@ -176,7 +178,7 @@ def test_an_altered_meta_is_told_before_it_is_used(directory, which):
     file = directory / "3" / "meta.json"
     file.write_text('{"format": 3}' if which == "of another form" else file.read_text() + " ")
     with pytest.raises(InputError, match=r"/3: damaged checkpoint \(meta.json has"):
-        checkpoint.read_meta(directory / "3")
+        rundir.read_meta(directory / "3")
 
 
 @pytest.mark.parametrize("which", ["2", "2 and 1"])
@@ -205,7 +207,7 @@ def test_a_run_goes_on_from_the_one_before_to_the_same_bits(tmp_path, capsys, wh
 def test_what_a_killed_run_left_half_written_is_no_checkpoint(directory):
     shutil.copytree(directory / "4", directory / "5.writing")
     shutil.copytree(directory / "4", directory / "1.removing")
-    assert checkpoint.epochs(directory) == [2, 3, 4]
+    assert rundir.epochs(directory) == [2, 3, 4]
     checkpoint.forget_after(directory, Position(3))
     assert sorted(p.name for p in directory.iterdir()) == ["2", "3"]
 
@@ -227,12 +229,13 @@ import resource, sys, pathlib
 import numpy as np
 sys.path[:0] = sys.argv[2:]
 from test_checkpoint import some
+from fermm import rundir
 from fermm.train import checkpoint
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), -1))
 big = some(0.5)
 big.variables["params"]["big"] = np.random.default_rng(0).normal(size=100000)
 with checkpoint.Writer([pathlib.Path("checkpoints")]) as writer:
-    writer.save(checkpoint.Position(5), [big])
+    writer.save(rundir.Position(5), [big])
 """
 
 
@@ -257,8 +260,8 @@ def test_where_there_is_no_room_the_ones_before_stay(directory):
 
 def test_a_checkpoint_written_by_an_earlier_version_is_restored():
     """Written once by make_checkpoint.py, when the format was new, and never again."""
-    kept = pathlib.Path(__file__).parents[1] / f"checkpoint_format_{checkpoint.FORMAT}"
-    assert checkpoint.find_damage(kept / "1") == ""
+    kept = pathlib.Path(__file__).parents[1] / f"checkpoint_format_{rundir.FORMAT}"
+    assert rundir.find_damage(kept / "1") == ""
     network = fermm.restore(kept / "1")
     assert network.name == "landmarks"
     with np.load(kept / "expected.npz") as expected:

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from fermm import experiment
+from fermm import experiment, rundir
 from fermm.errors import InputError
+from fermm.rundir import Position
 from fermm.train import checkpoint, devices, loop, resuming, training
-from fermm.train.checkpoint import Position
 from fermm.train.stop import Stopped
 from helpers.trainings import (
     StopAfter,
@@ -67,7 +67,7 @@ def test_each_seed_ends_in_the_bits_that_it_has_alone(alone, tmp_path, monkeypat
     jobs = make_jobs(tmp_path, SEEDS)
     assert_as_alone(loop.fit(jobs, parallel="cores"), alone)
     assert any(name.startswith("seeds") for name in used)
-    meta = checkpoint.read_meta(jobs[0].directory / "checkpoints" / "3")
+    meta = rundir.read_meta(jobs[0].directory / "checkpoints" / "3")
     assert (meta["seeds_at_once"], meta["apart"]) == ([3, 4, 5], True)
 
 
@@ -105,7 +105,7 @@ def test_a_seed_that_lost_its_checkpoints_is_trained_alone_again(alone, tmp_path
     loop.fit(jobs, parallel="cores")
     for job in jobs[:2]:
         checkpoint.forget_after(job.directory / "checkpoints", Position(0))
-        assert not checkpoint.positions(job.directory / "checkpoints")
+        assert not rundir.positions(job.directory / "checkpoints")
     groups, results = go_on(jobs, "none")
     assert sorted(groups) == [[3], [4], [5]]
     assert_as_alone(results, alone)

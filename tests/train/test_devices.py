@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from fermm import rundir
 from fermm.train import checkpoint
 
 pytestmark = pytest.mark.slow
@@ -111,7 +112,7 @@ def test_processes_of_another_config_are_refused(tmp_path):
 def written_together(out, job):
     """The last checkpoint holds the result, of which each process wrote about half."""
     directory = out / job / "checkpoints"
-    path = directory / checkpoint.positions(directory)[-1].name
+    path = directory / rundir.positions(directory)[-1].name
     found = traverse_util.flatten_dict(checkpoint.read(path).variables, sep="/")
     with np.load(out / f"{job}.npz") as expected:
         assert {f"0/{k}" for k in found} == set(expected)

@@ -16,10 +16,10 @@ import optax
 import pytest
 
 from fermm import config as config_lib
-from fermm import experiment, settings
+from fermm import experiment, rundir, settings
 from fermm.errors import InputError
+from fermm.rundir import Position
 from fermm.train import checkpoint, loop, steps, training, updates
-from fermm.train.checkpoint import Position
 from fermm.train.schedules import SCHEDULES
 from fermm.train.stop import Stopped
 from helpers.trainings import (
@@ -60,16 +60,16 @@ def test_stopped_after_any_step_and_in_validation(whole, tmp_path, monkeypatch, 
     epoch, steps = divmod(looks, 7)
     # Asked in validation, all steps of the epoch are done.
     position = Position(epoch, min(steps + 1, 6))
-    assert checkpoint.positions(tmp_path / "checkpoints")[-1] == position
+    assert rundir.positions(tmp_path / "checkpoints")[-1] == position
     # Even the checkpoint before it is none of a complete epoch until that is validated.
-    assert checkpoint.epochs(tmp_path / "checkpoints") == list(range(1, epoch + 1))
+    assert rundir.epochs(tmp_path / "checkpoints") == list(range(1, epoch + 1))
     [(variables, history)] = loop.fit([job])
     (expected, expected_history), saved = whole
     assert_identical(variables, expected)
     assert without_seconds(history) == without_seconds(expected_history)
     again = checkpoint.read(tmp_path / "checkpoints" / "2", training=True)
     assert_identical(again.training, saved.training)
-    assert [p.name for p in checkpoint.positions(tmp_path / "checkpoints")] == ["1", "2"]
+    assert [p.name for p in rundir.positions(tmp_path / "checkpoints")] == ["1", "2"]
 
 
 def test_stopped_where_it_was_stopped_before(tmp_path, monkeypatch):
@@ -82,7 +82,7 @@ def test_stopped_where_it_was_stopped_before(tmp_path, monkeypatch):
     with pytest.raises(Stopped):
         loop.fit([job], stop=StopAfter(0))
     assert directory.stat().st_ino == before
-    assert checkpoint.find_damage(directory) == ""
+    assert rundir.find_damage(directory) == ""
 
 
 def test_all_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
@@ -137,7 +137,7 @@ def test_stopped_again_and_again(whole, tmp_path, monkeypatch):
             [(variables, history)] = loop.fit([job], stop=StopAfter(1))
             break
         except Stopped:
-            reached.append(checkpoint.positions(tmp_path / "checkpoints")[-1].name)
+            reached.append(rundir.positions(tmp_path / "checkpoints")[-1].name)
     assert reached == ["0+2", "0+4", "0+6", "1+1", "1+3", "1+5", "1+6"]
     assert_identical(variables, whole[0][0])
     assert without_seconds(history) == without_seconds(whole[0][1])
@@ -191,7 +191,7 @@ def test_other_data_are_refused_by_the_checkpoint_itself(tmp_path):
     (tmp_path / "run" / "config.json").unlink()
     config["data"]["synthetic"]["seed"] += 1
     config["landmarks"]["epochs"] = 2
-    settings.write_json(tmp_path / "run" / "config.json", config)
+    rundir.write_json(tmp_path / "run" / "config.json", config)
     with pytest.raises(InputError, match=r"checkpoints/1: was trained on other data; choose"):
         experiment.run(config, tmp_path / "run")
 
@@ -208,13 +208,13 @@ def test_a_history_that_lost_a_row_is_written_again(tmp_path):
 
 def test_a_run_directory_as_a_kill_leaves_it_at_the_start(tmp_path):
     config = small_config()
-    for name in (settings.LOCK, "config.json.tmp"):
+    for name in ("lock", "config.json.tmp"):
         (tmp_path / name).write_text("{")
     settings.check_workdir(config, tmp_path)
     (tmp_path / "report.html.tmp").write_text("<")
     with pytest.raises(InputError, match="not empty"):
         settings.check_workdir(config, tmp_path)
-    (tmp_path / settings.LOCK).unlink()
+    (tmp_path / "lock").unlink()
     (tmp_path / "config.json.tmp").unlink()
     settings.check_workdir_of_splits(tmp_path)
 
@@ -258,7 +258,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
         "config.network.learning_rate may help, config.debug_nans finds what makes a NaN",
         str(error.value),
     )
-    assert checkpoint.positions(tmp_path / "checkpoints") == []
+    assert rundir.positions(tmp_path / "checkpoints") == []
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_a_signal_ends_a_run_within_three_seconds(tmp_path, number, code):
     assert process.returncode == code
     assert errors == "launch.py: stopped; the same command goes on after the last checkpoint\n"
     written = re.search(r"checkpoint of (.*) written", said)[1]
-    kept = checkpoint.positions(tmp_path / "run" / "landmarks" / "seed_0" / "checkpoints")
+    kept = rundir.positions(tmp_path / "run" / "landmarks" / "seed_0" / "checkpoints")
     assert str(kept[-1]) == written
     assert not list((tmp_path / "run").rglob("*.writing"))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fermm import models
+from fermm import models, rundir
 from fermm.errors import InputError
 from fermm.models import Outputs, register, registry
 from fermm.train import checkpoint, loop, resuming, steps, training
@@ -135,7 +135,7 @@ EVERYTHING = {
 
 
 def saved(job):
-    last = checkpoint.positions(job.directory / "checkpoints")[-1]
+    last = rundir.positions(job.directory / "checkpoints")[-1]
     found = checkpoint.read(job.directory / "checkpoints" / last.name, training=True)
     return found.variables, found.training
 
@@ -249,7 +249,7 @@ def test_convolutions_are_kept_out_of_loops_on_the_cpu(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(steps, "loops_are_slow", None)
             [(variables, _)] = loop.fit([job])
-        meta = checkpoint.read_meta(job.directory / "checkpoints" / "1")
+        meta = rundir.read_meta(job.directory / "checkpoints" / "1")
         found[meta["steps_in_one_call"]] = variables
     assert set(found) == {"one", "many"}
     jax.tree.map(
@@ -268,7 +268,7 @@ def test_which_networks_train_in_a_loop(tmp_path, model, way, seeds):
     for each in jobs:
         each.directory.mkdir()
     loop.fit(jobs)
-    meta = checkpoint.read_meta(tmp_path / "0" / "checkpoints" / "1")
+    meta = rundir.read_meta(tmp_path / "0" / "checkpoints" / "1")
     assert meta["steps_in_one_call"] == way
     assert meta["platform"] == "cpu"
 
@@ -282,9 +282,9 @@ def test_a_run_from_another_platform_finds_its_way_anew(tmp_path, monkeypatch):
         patch.setattr(jax, "default_backend", lambda: "gpu")
         with pytest.raises(Stopped):
             loop.fit([job], stop=StopAfter(1))
-    assert checkpoint.read_meta(tmp_path / "checkpoints" / "0+2")["steps_in_one_call"] == "many"
+    assert rundir.read_meta(tmp_path / "checkpoints" / "0+2")["steps_in_one_call"] == "many"
     loop.fit([job])
-    assert checkpoint.read_meta(tmp_path / "checkpoints" / "1")["steps_in_one_call"] == "one"
+    assert rundir.read_meta(tmp_path / "checkpoints" / "1")["steps_in_one_call"] == "one"
 
 
 class Streaming(nn.Module):

@@ -10,17 +10,18 @@ from statsmodels.stats import contingency_tables, proportion
 
 from fermm.evaluate import assess, metrics, statistics
 from fermm.evaluate.statistics import Confidence, Family
+from fermm.rundir import Predictions
 from reliability import coverage
 
 
-def right(count, faces):
+def right(count, samples):
     """A table of one seed: as many right."""
-    return (np.arange(faces) < count).astype(float)[None]
+    return (np.arange(samples) < count).astype(float)[None]
 
 
-def against(more, less, faces):
-    """A table of one seed: as many faces only the first, or only the second, recognises."""
-    table = np.zeros((1, faces))
+def against(more, less, samples):
+    """A table of one seed: as many samples only the first, or only the second, recognises."""
+    table = np.zeros((1, samples))
     table[0, :more], table[0, more : more + less] = 1, -1
     return table
 
@@ -74,23 +75,23 @@ def test_components_of_variance_as_a_loop_has_them():
         residual += (table[s, n] - rows[s] - columns[n] + table.mean()) ** 2
     assert found.mean == pytest.approx(table.mean())
     assert found.by_seeds == pytest.approx(np.var(rows, ddof=1) / 3)
-    assert found.by_faces == pytest.approx(np.var(columns, ddof=1) / 8)
-    assert found.rest == pytest.approx(found.by_faces - residual / (2 * 7) / 24)
+    assert found.by_samples == pytest.approx(np.var(columns, ddof=1) / 8)
+    assert found.rest == pytest.approx(found.by_samples - residual / (2 * 7) / 24)
 
 
 def test_variances_have_the_right_expectation():
-    """Effects of seeds, faces and both of known size, drawn 4,000 times."""
+    """Effects of seeds, samples and both of known size, drawn 4,000 times."""
     random = np.random.default_rng(1)
-    by_seeds, by_faces, rest = [], [], []
+    by_seeds, by_samples, rest = [], [], []
     for _ in range(4000):
         table = 0.1 * random.normal(size=(4, 1)) + random.normal(size=(1, 20))
         table = table + 0.5 * random.normal(size=(4, 20))
-        _, _, seeds, faces, alone = statistics.spread(table)
+        _, _, seeds, samples, alone = statistics.spread(table)
         by_seeds.append(seeds)
-        by_faces.append(faces)
+        by_samples.append(samples)
         rest.append(alone)
     assert np.mean(by_seeds) == pytest.approx(0.01 / 4 + 0.25 / 80, rel=0.05)
-    assert np.mean(by_faces) == pytest.approx(1 / 20 + 0.25 / 80, rel=0.05)
+    assert np.mean(by_samples) == pytest.approx(1 / 20 + 0.25 / 80, rel=0.05)
     assert np.mean(rest) == pytest.approx(1 / 20, rel=0.05)
 
 
@@ -98,27 +99,29 @@ def test_seeds_that_agree_add_nothing():
     found = statistics.estimate_share(np.repeat(right(50, 100), 4, axis=0))
     assert found.sd == 0
     assert found.over_seeds == (0.5, 0.5)
-    assert found.interval == found.over_faces
+    assert found.interval == found.over_samples
     assert found.interval == statistics.estimate_share(right(50, 100)).interval
 
 
 def test_with_faces_alike_only_the_seeds_count():
     accuracies = np.array([0.40, 0.44, 0.46, 0.47, 0.51])
     found = statistics.estimate_value(np.repeat(accuracies[:, None], 50, axis=1))
-    assert found.over_faces == pytest.approx((accuracies.mean(),) * 2)
+    assert found.over_samples == pytest.approx((accuracies.mean(),) * 2)
     assert found.interval == pytest.approx(found.over_seeds)
     assert found.over_seeds == pytest.approx(statistics.t_interval(accuracies))
 
 
-def test_over_both_is_never_narrower_than_over_faces():
+def test_over_both_is_never_narrower_than_over_samples():
     random = np.random.default_rng(2)
     for _ in range(50):
         found = statistics.estimate_share((random.random((2, 40)) < 0.5).astype(float))
-        assert found.interval[0] <= found.over_faces[0] <= found.over_faces[1] <= found.interval[1]
+        assert (
+            found.interval[0] <= found.over_samples[0] <= found.over_samples[1] <= found.interval[1]
+        )
 
 
 def test_over_both_by_hand():
-    """Margins of seeds by t(1) = 12.7062 and of faces by t(3) = 3.1824, added as squares."""
+    """Margins of seeds by t(1) = 12.7062 and of samples by t(3) = 3.1824, added as squares."""
     table = np.array([[0.0, 1, 2, 3], [1.0, 2, 3, 4]])  # no interaction
     found = statistics.estimate_value(table)
     margin = math.hypot(12.7062 * 0.5, 3.18245 * math.sqrt(5 / 3 / 4))
@@ -128,12 +131,12 @@ def test_over_both_by_hand():
 # ------------------------------------------------------------------ edges
 
 
-@pytest.mark.parametrize(("count", "faces"), [(0, 30), (1, 30), (17, 30), (30, 30), (1680, 3589)])
-def test_an_interval_of_a_share_is_wilsons(count, faces):
-    found = statistics.estimate_share(right(count, faces))
-    expected = proportion.proportion_confint(count, faces, method="wilson")
+@pytest.mark.parametrize(("count", "samples"), [(0, 30), (1, 30), (17, 30), (30, 30), (1680, 3589)])
+def test_an_interval_of_a_share_is_wilsons(count, samples):
+    found = statistics.estimate_share(right(count, samples))
+    expected = proportion.proportion_confint(count, samples, method="wilson")
     assert found.interval == pytest.approx(expected, abs=1e-12)
-    assert found.over_faces == found.interval
+    assert found.over_samples == found.interval
     assert (found.sd, found.over_seeds) == (None, None)
 
 
@@ -171,7 +174,7 @@ def test_a_difference_lies_above_0_only_where_mcnemars_exact_test_does_too():
 
 
 def test_the_interval_of_a_difference_by_hand():
-    """Agresti and Min: half a face more in each cell; here of 40 against 20 of 200."""
+    """Agresti and Min: half a sample more in each cell; here of 40 against 20 of 200."""
     plain = statistics.estimate_difference(against(40, 20, 200), exact=False)
     b, c, n = 40.5, 20.5, 202
     margin = 1.959964 * math.sqrt((b + c) - (b - c) ** 2 / n) / n
@@ -210,11 +213,11 @@ def test_the_gap_over_seeds_pairs_them():
     found = statistics.estimate_gap(first, second)
     assert found.seeds == pytest.approx([0.05] * 3)
     assert found.sd == pytest.approx(0, abs=1e-12)
-    assert found.interval == pytest.approx(found.over_faces)
+    assert found.interval == pytest.approx(found.over_samples)
 
 
 def test_weighting_by_class_by_hand():
-    """Recalls of 1/2 and 1/4 on the faces kept; half of all faces are of either class."""
+    """Recalls of 1/2 and 1/4 on the samples kept; half of all samples are of either class."""
     labels = np.array([0] * 6 + [1] * 6)
     correct = np.array([[0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 1, 1]], float)
     kept = np.array([False] * 4 + [True] * 6 + [False] * 2)
@@ -222,7 +225,7 @@ def test_weighting_by_class_by_hand():
     assert found.mean == pytest.approx((1 / 2 + 1 / 4) / 2)
     everything = assess.same_shares(correct, labels, np.ones(12, bool))
     assert everything.mean == pytest.approx(correct.mean())
-    # Stratified: the sum of share^2 s^2 / n, which is less than that of all faces together.
+    # Stratified: the sum of share^2 s^2 / n, which is less than that of all samples together.
     variance = (0.25 * 0.5) / 2 + (0.25 * 0.25) / 4
     equal = 1 / (0.25 / 2 + 0.25 / 4)
     factor = 5 / 6  # without Bessel's correction
@@ -257,7 +260,7 @@ def test_independent_differences_have_sidaks_quantile():
     tables = random.choice([-1.0, 0, 1], size=(6, 1, 50_000))
     expected = stats.norm.isf((1 - 0.95 ** (1 / 6)) / 2)
     assert family_of(*tables).confidence.z == pytest.approx(expected, abs=0.02)
-    # Of other faces they are independent, whatever their arrays say.
+    # Of other samples they are independent, whatever their arrays say.
     table = against(40, 20, 200)
     shifted = np.roll(table, 1)
     assert Family([table, shifted], ["a", "b"]).confidence.z == pytest.approx(2.2365, abs=0.02)
@@ -339,12 +342,12 @@ def test_differences_are_compared_the_same_each_time():
 # ------------------------------------------------------------------ calibration
 
 
-def squares_of(error, faces, bins, random):
+def squares_of(error, samples, bins, random):
     """Of bins with equal variances 1/4, normally distributed: what is estimated from."""
-    per = faces / bins
+    per = samples / bins
     gaps = error + 0.5 / math.sqrt(per) * random.standard_normal(bins)
     total = per * (gaps**2).sum()
-    return statistics.Squares(faces, total, bins / 4, bins / 4, bins / 16)
+    return statistics.Squares(samples, total, bins / 4, bins / 4, bins / 16)
 
 
 def test_the_interval_of_the_calibration_error_inverts_the_noncentral_distribution():
@@ -379,7 +382,7 @@ def test_the_calibration_error_over_seeds_is_the_root_of_the_mean_square():
 def test_the_calibration_error_of_few_faces_is_known_badly(count):
     probabilities = np.full((count, 7), 0.2 / 6, np.float32)
     probabilities[:, 0] = 0.8
-    p = metrics.Predictions(np.arange(count), np.zeros(count, np.int32), probabilities)
+    p = Predictions(np.arange(count), np.zeros(count, np.int32), probabilities)
     low, high = assess.estimate("calibration_error", [p]).interval
     assert low <= 0.2 <= high
     # All are right: so they might be where the accuracy is the least that Wilson allows.
@@ -400,23 +403,23 @@ SETTINGS += [(s, x, 1000) for s in (2, 3, 5, 10) for x in coverage.SPREADS]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seeds", "spread", "faces"), SETTINGS)
-def test_intervals_contain_the_truth_as_often_as_they_say(seeds, spread, faces):
+@pytest.mark.parametrize(("seeds", "spread", "samples"), SETTINGS)
+def test_intervals_contain_the_truth_as_often_as_they_say(seeds, spread, samples):
     trials = 200
-    found = coverage.rates(coverage.trial, trials, seeds, coverage.SPREADS[spread], faces)
+    found = coverage.rates(coverage.trial, trials, seeds, coverage.SPREADS[spread], samples)
     names = {*metrics.METRICS, "difference", "gap", "without duplicates"}
     assert names < found.keys()
-    # 200 faces have three of "disgust": its recall is hardly known, and so is macro F1.
-    least = 0.93 if faces >= 1000 else 0.91
+    # 200 samples have three of "disgust": its recall is hardly known, and so is macro F1.
+    least = 0.93 if samples >= 1000 else 0.91
     low = {k: v for k, v in found.items() if v < at_least(least, trials)}
     assert not low
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("faces", coverage.FACES)
+@pytest.mark.parametrize("samples", coverage.SAMPLES)
 @pytest.mark.parametrize("error", coverage.ERRORS)
-def test_the_interval_of_the_calibration_error_contains_it(error, faces):
-    found = coverage.rates(coverage.calibration_trial, 300, error, faces)
+def test_the_interval_of_the_calibration_error_contains_it(error, samples):
+    found = coverage.rates(coverage.calibration_trial, 300, error, samples)
     assert found["interval"] >= at_least(0.94, 300)
     if not error:
         assert found["band"] <= stats.binom.isf(0.001, 300, 0.05) / 300

@@ -7,7 +7,8 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from fermm.evaluate import metrics
-from fermm.evaluate.metrics import METRICS, Predictions
+from fermm.evaluate.metrics import METRICS
+from fermm.rundir import Predictions
 
 
 def random_predictions(seed, count=300):
@@ -104,13 +105,13 @@ def test_pseudo_values_of_macro_f1_as_leaving_out_each_face_gives_them(count):
         rest = p.take(np.arange(count) != i)
         without = sklearn_metrics.f1_score(rest.labels, rest.decisions, average="macro")
         expected.append(count * whole - (count - 1) * without)
-    found = METRICS["macro_f1"].by_face(p)
+    found = METRICS["macro_f1"].by_sample(p)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
 
 
-def test_faces_of_a_macro_mean_by_hand():
-    assert metrics.faces_of_a_macro_mean(np.repeat(range(7), 10)) == pytest.approx(70)
-    assert metrics.faces_of_a_macro_mean(np.array([0, 2, 2, 2])) == pytest.approx(4 / (4 / 3))
+def test_samples_of_a_macro_mean_by_hand():
+    assert metrics.samples_of_a_macro_mean(np.repeat(range(7), 10)) == pytest.approx(70)
+    assert metrics.samples_of_a_macro_mean(np.array([0, 2, 2, 2])) == pytest.approx(4 / (4 / 3))
 
 
 def test_log_loss_of_a_probability_of_zero_is_finite():
@@ -128,7 +129,7 @@ def sorted_bins(p):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_calibration_error_as_a_loop_over_pairs_has_it(seed):
-    """Of two different faces of a bin, the product of the gaps has the square as expectation."""
+    """Of two different samples of a bin, the product of the gaps has the square as expectation."""
     p = random_predictions(seed, 317)
     gaps = p.probabilities.max(-1).astype(np.float64) - p.correct
     square = 0.0
@@ -140,7 +141,7 @@ def test_calibration_error_as_a_loop_over_pairs_has_it(seed):
 
 
 def test_calibration_error_as_its_authors_have_it_where_confidence_is_constant_in_a_bin():
-    """Kumar, Liang and Ma subtract accuracy (1 - accuracy) / (faces - 1) in each bin."""
+    """Kumar, Liang and Ma subtract accuracy (1 - accuracy) / (samples - 1) in each bin."""
     random = np.random.default_rng(0)
     levels = np.repeat(np.linspace(0.2, 0.9, 15), 20).astype(np.float32)
     probabilities = np.repeat((1 - levels[:, None]) / 6, 7, axis=1)
@@ -225,16 +226,8 @@ def test_faces_of_the_same_confidence_are_in_one_bin():
     np.testing.assert_allclose(found.accuracy, 0.5)
 
 
-def test_metrics_face_by_face_have_the_metric_as_their_mean():
+def test_metrics_face_by_sample_have_the_metric_as_their_mean():
     p = random_predictions(0)
     for name in ("accuracy", "log_loss", "brier"):
-        assert METRICS[name].by_face(p).shape == p.labels.shape
-        assert METRICS[name](p) == pytest.approx(METRICS[name].by_face(p).mean(), rel=1e-12)
-
-
-def test_predictions_come_back_from_disk(tmp_path):
-    p = random_predictions(0)
-    metrics.save_predictions(tmp_path / "p.npz", p)
-    for ours, theirs in zip(metrics.load_predictions(tmp_path / "p.npz"), p, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-    assert [f.name for f in tmp_path.iterdir()] == ["p.npz"]
+        assert METRICS[name].by_sample(p).shape == p.labels.shape
+        assert METRICS[name](p) == pytest.approx(METRICS[name].by_sample(p).mean(), rel=1e-12)
