@@ -157,6 +157,8 @@ def read_kind(registry: Registry, section: Section, where: str, default: str = "
         if name not in known | {"kind"}:
             unknown(where, name, known)
     cls = kinds[kind]
+    if "kind" not in section and any(name not in _fields(cls) for name in section):
+        raise InputError(f"{where}.kind is missing: it is one of {', '.join(sorted(kinds))}")
     own = {name: value for name, value in section.items() if name in _fields(cls)}
     return read(cls, own, where)
 
@@ -314,7 +316,8 @@ def _read_field(field: dataclasses.Field[Any], kind: Any, section: Section, wher
     else:
         raise InputError(f"{place} is missing in the config file")
     if registry is not None:
-        return None if value is None else read_kind(registry, value, place)
+        kind = _default_kind(field, registry)
+        return read_kind(registry, value, place, "" if kind is dataclasses.MISSING else kind)
     if dataclasses.is_dataclass(kind):
         return read(typing.cast(type, kind), value, place)
     need = _mismatch(value, kind)

@@ -237,12 +237,13 @@ class Network:
             return self._compute(variables, {name: part[name] for name in self.inputs})
         embedding: dict[str, Any] = {}
         late: tuple[str, ...] = ()
-        if isinstance(self.module, models.Fusion):
-            members = self.module.members
+        module = self.module
+        if isinstance(module, models.Fusion):
+            members = module.members
             ready = tuple(name for name, m in members.items() if set(m.inputs) <= part.keys())
             late = tuple(name for name in members if name not in ready)
             if ready:
-                embedding = self._encode(variables, _only(part, self.module, ready), only=ready)
+                embedding = self._encode(variables, _only(part, module, ready), only=ready)
         known = {name: x[:size] for name, x in part.items()}
         for name in missing:
             known[name] = self._derive(name, known)
@@ -250,7 +251,8 @@ class Network:
         inputs = {name: part.get(name, _pad(known[name], count)) for name in self.inputs}
         if not late:
             return self._compute(variables, inputs)
-        rest = self._encode(variables, _only(inputs, self.module, late), only=late)
+        assert isinstance(module, models.Fusion)
+        rest = self._encode(variables, _only(inputs, module, late), only=late)
         return self._classify(variables, {**embedding, **rest})
 
     def _derive(self, name: str, known: dict[str, np.ndarray]) -> np.ndarray:
@@ -305,7 +307,7 @@ class Network:
         data = self.config["data"]
         if data["source"] == "synthetic":
             raise InputError(
-                f"the network {self.name!r} was trained on drawn faces with exact landmarks; "
+                f"the network {self.name!r} was trained on synthetic faces with exact landmarks; "
                 "no method finds those in a picture: give landmarks=..."
             )
         if self.meta["predictor"] is None:

@@ -113,7 +113,7 @@ class Samples:
         """The samples at `indices` (int (M,)), in that order, without what was set aside."""
         return dataclasses.replace(
             self,
-            features={name: column[indices] for name, column in self.features.items()},
+            features={name: _take(column, indices) for name, column in self.features.items()},
             labels=self.labels[indices],
             rows=self.rows[indices],
             official=self.official[indices],
@@ -129,6 +129,15 @@ class Samples:
             features={**self.features, name: column},
             described={**self.described, name: feature},
         )
+
+
+def _take(column: Any, indices: np.ndarray) -> Any:
+    """Rows of a column: an array of an array, and a column of a column on disk."""
+    return (
+        column.at(indices)
+        if hasattr(column, "at") and not isinstance(column, np.ndarray)
+        else column[indices]
+    )
 
 
 class Derived(NamedTuple):

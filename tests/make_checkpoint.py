@@ -39,8 +39,10 @@ def main() -> None:
         shutil.copytree(written, kept / "1")
     forget_places(kept / "1")
     faces = synthetic.draw(FACES, seed=1)
-    probabilities = fermm.restore(kept / "1").predict(landmarks=faces.landmarks)
-    np.savez(kept / "expected.npz", landmarks=faces.landmarks, probabilities=probabilities)
+    probabilities = fermm.restore(kept / "1").predict(landmarks=faces.features["landmarks"])
+    np.savez(
+        kept / "expected.npz", landmarks=faces.features["landmarks"], probabilities=probabilities
+    )
     print(f"{kept}: written")
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from configs import paper, paper_splits, synthetic
 from fermm.data import landmarks
-from fermm.data.faces import EMOTIONS
+from fermm.faces import EMOTIONS
 
 ROOT = pathlib.Path(__file__).parent.parent
-FEW = ["--config.data.synthetic.count=200", "--config.image.arguments.hidden=8"]
+FEW = ["--config.data.arguments.count=200", "--config.image.arguments.hidden=8"]
 FEW += [f"--config.{n}.epochs=1" for n in ("image", "landmarks", "decision_fusion")]
 FEW += ["--config.feature_fusion.epochs=1"]
 

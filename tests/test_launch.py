@@ -14,9 +14,12 @@ import time
 
 import pytest
 
-from configs import paper, synthetic
-from fermm import fields, notices, rundir, settings
+from configs import ferplus, paper, synthetic
+from fermm import notices, rundir
 from fermm.errors import InputError
+from fermm.experiment import config as run_config
+from fermm.experiment import directory as directory_lib
+from fermm.rundir import RunDirectory
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -39,7 +42,7 @@ def launch(*arguments, cwd=None, **environment):
 
 
 SMALL = (
-    "--config.data.synthetic.count=200",
+    "--config.data.arguments.count=200",
     "--config.networks=('landmarks',)",
     "--config.landmarks.epochs=1",
 )
@@ -59,7 +62,7 @@ def test_a_run_and_the_same_again(tmp_path):
     assert "\nlandmarks " in table
     assert "paper" not in table  # whose numbers are of other faces
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["data"]["synthetic"]["count"] == 200
+    assert config["data"]["arguments"]["count"] == 200
     assert not (tmp_path / "run" / "report.html").exists()
     again = launch(*arguments, *run, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
@@ -291,14 +294,14 @@ def test_a_network_whose_name_begins_like_a_field_that_may_differ(tmp_path):
     config = synthetic.get_config().to_dict()
     config["parallel_net"] = config["landmarks"] | {"epochs": 3}
     rundir.write_json(tmp_path / "config.json", config)
-    settings.check_workdir(config | {"parallel": "batch"}, tmp_path)
+    directory_lib.check(run_config.read(config | {"parallel": "batch"}), RunDirectory(tmp_path))
     config["parallel_net"] = config["landmarks"] | {"epochs": 4}
     with pytest.raises(InputError, match=r"config.parallel_net.epochs is 3 there and 4 now"):
-        settings.check_workdir(config, tmp_path)
+        directory_lib.check(run_config.read(config), RunDirectory(tmp_path))
 
 
 def test_more_data_than_memory(tmp_path):
-    result = launch("--config.data.synthetic.count=1000000000000")
+    result = launch("--config.data.arguments.count=1000000000000")
     assert result.returncode == 1
     assert re.fullmatch(
         r"launch.py: memory is not enough \(Unable to allocate .* TiB .*\); config.data.streaming "
@@ -313,7 +316,7 @@ def test_a_larger_network_than_memory(tmp_path):
     result = launch(
         "--config.landmarks.arguments.hidden=(1000000, 1000000)",
         "--config.networks=('landmarks',)",
-        "--config.data.synthetic.count=300",
+        "--config.data.arguments.count=300",
         "--workdir",
         tmp_path / "run",
     )
@@ -367,13 +370,13 @@ def test_how_many_seeds_are_trained_at_once_may_differ(tmp_path):
     config = synthetic.get_config().to_dict()
     rundir.write_json(tmp_path / "config.json", config)
     config["landmarks"]["seeds_at_once"] = 3
-    settings.check_workdir(config, tmp_path)
+    directory_lib.check(run_config.read(config), RunDirectory(tmp_path))
 
 
 def test_nobody_reads_what_it_says(tmp_path):
     read, write = os.pipe()
     os.close(read)
-    arguments = ["--config.data.synthetic.count=300", "--workdir", str(tmp_path / "run")]
+    arguments = ["--config.data.arguments.count=300", "--workdir", str(tmp_path / "run")]
     command = [sys.executable, str(ROOT / "launch.py"), *arguments]
     result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
@@ -414,20 +417,57 @@ def test_help_explains_every_field():
     assert result.returncode == 0, result.stderr
     assert "uv run launch.py --config configs/paper.py --config.data.path" in result.stdout
     assert "config.image.schedule.kind = 'step'" in result.stdout
-    assert "config.data.synthetic" not in result.stdout
+    assert "config.data.arguments" not in result.stdout
 
 
-@pytest.mark.parametrize("config", [paper, synthetic])
+@pytest.mark.parametrize("config", [paper, synthetic, ferplus])
 def test_every_field_of_the_shipped_configs_is_explained(config):
     def paths(section, prefix=""):
         for key, value in section.items():
-            if isinstance(value, dict) and value:
+            free = key in ("arguments", "augmentation")
+            if isinstance(value, dict) and value and not free:
                 yield from paths(value, f"{prefix}{key}.")
             else:
                 yield f"{prefix}{key}"
 
-    assert "which fermm does not use" in fields.explain("note")
-    explanations = {path: fields.explain(path) for path in paths(config.get_config().to_dict())}
-    assert explanations["image.epochs"] == fields.FIELDS["<network>.epochs"]
-    assert explanations["image.arguments.filters"] == fields.FIELDS["<network>.arguments.*"]
-    assert explanations["decision_fusion.arguments"] == fields.FIELDS["<network>.arguments.*"]
+    given = config.get_config().to_dict()
+    explained = {path: doc for path, doc, _ in run_config.explain()}
+    for path in paths(given):
+        for name in given["networks"]:
+            path = re.sub(rf"^{name}\.", "<network>.", path)
+        path = re.sub(r"\.members\.\w+\.", ".members.<member>.", path)
+        assert explained[path], path
+
+
+def test_a_field_that_the_file_leaves_out_can_be_set(tmp_path):
+    """Also below a section that is not there, and where its kind decides what it is."""
+    (tmp_path / "short.py").write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    network = {'model': 'nn2', 'epochs': 1, 'batch_size': 32, 'learning_rate': 1e-3}\n"
+        "    data = {'source': 'synthetic', 'arguments': {'count': 100}}\n"
+        "    return ConfigDict({'networks': ('landmarks',), 'data': data, 'landmarks': network})\n"
+    )
+    workdir = tmp_path / "run"
+    arguments = ["--config", tmp_path / "short.py", "--workdir", workdir, "--config.report=False"]
+    arguments += ["--config.seeds=(1,)", "--config.data.arguments.seed", "3"]
+    arguments += ["--config.landmarks.optimizer.kind=sgd"]
+    arguments += ["--config.landmarks.optimizer.momentum=0.5"]
+    arguments += ["--config.landmarks.arguments.dropout=0.1", "--config.keep", "last"]
+    result = launch(*arguments)
+    assert result.returncode == 0, result.stderr
+    config = rundir.read_json(workdir / "config.json")
+    assert config["seeds"] == [1]
+    assert config["keep"] == "last"
+    assert config["data"]["arguments"] == {"count": 100, "seed": 3}
+    assert config["landmarks"]["optimizer"]["kind"] == "sgd"
+    assert config["landmarks"]["optimizer"]["momentum"] == 0.5
+    assert config["landmarks"]["arguments"] == {"dropout": 0.1}
+    for wrong, message in (
+        ("--config.landmarks.optimizer.momentun=1", "the config has no field 'momentun'"),
+        ("--config.landmark.epochs=1", "the config has no field 'landmark'"),
+    ):
+        result = launch(*arguments, wrong)
+        assert result.returncode == 1
+        assert message in result.stderr
+        assert len(result.stderr.splitlines()) == 1

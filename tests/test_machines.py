@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 
 import fermm
-from fermm import experiment, paths, rundir, settings
+from fermm import experiment, paths, rundir
 from fermm.data import synthetic
+from fermm.experiment import config as run_config
 from fermm.train import checkpoint, devices
 from helpers.trainings import assert_identical, small_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = small_config(
     networks=("landmarks", "image", "decision_fusion"),
-    data__synthetic__count=120,
+    data__arguments__count=120,
     image__arguments__filters=(2, 2, 2),
     image__epochs=1,
     decision_fusion__epochs=1,
@@ -39,7 +40,7 @@ shutil.rmtree(f"{out}/landmarks/seed_0/checkpoints/2")
 experiment.run(config, out)
 faces = synthetic.draw(5, 1)
 network = fermm.restore(out, "decision_fusion")
-np.save(f"{out}/predicted.npy", network.predict(faces.images, faces.landmarks))
+np.save(f"{out}/predicted.npy", network.predict(faces.features["images"], faces.features["landmarks"]))
 assert jax.numpy.zeros(1).dtype == "float64"  # for the program itself it stays on
 """
 
@@ -67,16 +68,20 @@ def test_with_x64_a_run_has_the_same_bits(tmp_path):
     assert checked == 4
     faces = synthetic.draw(5, 1)
     network = fermm.restore(tmp_path / "plain", "decision_fusion")
-    expected = network.predict(faces.images, faces.landmarks)
+    expected = network.predict(faces.features["images"], faces.features["landmarks"])
     found = np.load(tmp_path / "wide" / "predicted.npy")
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, expected)
     # Set by the program after the network was restored.
     jax.config.update("jax_enable_x64", True)
     try:
-        np.testing.assert_array_equal(network.predict(faces.images, faces.landmarks), expected)
+        np.testing.assert_array_equal(
+            network.predict(faces.features["images"], faces.features["landmarks"]), expected
+        )
         network = fermm.restore(tmp_path / "plain", "decision_fusion")
-        np.testing.assert_array_equal(network.predict(faces.images, faces.landmarks), expected)
+        np.testing.assert_array_equal(
+            network.predict(faces.features["images"], faces.features["landmarks"]), expected
+        )
     finally:
         jax.config.update("jax_enable_x64", False)
 
@@ -127,7 +132,7 @@ def test_without_a_home_directory(nobody, tmp_path):
     )
     for call in (
         lambda: paths.expand("~/.cache/fermm"),
-        lambda: settings.check({**CONFIG, "data": {**CONFIG["data"], "source": "fer2013"}}),
+        lambda: run_config.read({**CONFIG, "data": {**CONFIG["data"], "source": "fer2013"}}),
     ):
         with pytest.raises(fermm.InputError) as caught:
             call()

@@ -20,7 +20,7 @@ class DataConfig:
     """
 
     source: str = option(
-        'where samples come from: "fer2013", "synthetic" for drawn faces, or a source of your own'
+        'where samples come from: "fer2013", "synthetic" (drawn faces), or a source of your own'
     )
     path: str = option(
         "fer2013.csv, icml_face_data.csv, the folder with the images, or a folder or zip that "
@@ -34,8 +34,8 @@ class DataConfig:
         default="",
     )
     labels: str = option(
-        '"original", or of FER+ "majority" (the emotion with most votes) or "votes" (their '
-        "distribution)",
+        '"original", or of FER+ "majority" (the emotion with more than half of the votes) or '
+        '"votes" (their distribution)',
         default="original",
         choices=LABELS,
     )

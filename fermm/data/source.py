@@ -177,6 +177,8 @@ def load(data: DataConfig, features: Iterable[str] = ()) -> Source:
     if data.labels != "original":
         samples, note = ferplus.relabel(samples, data.votes, data.labels)
         title, notes = _titled(data, f"FER+ ({data.labels})"), (*notes, note)
+        if data.split == "paper":
+            notes += ("FER+ sets rows aside: the rows of this split are not the paper's",)
         recognised = fingerprints.Recognised(fingerprints.OTHER, recognised.known)
     for name in features:
         samples = derive(samples, name)
@@ -228,7 +230,7 @@ def read_synthetic(data: DataConfig, **arguments: Any) -> Samples:
     """
     if data.streaming:
         raise InputError(
-            "config.data.streaming is on, but drawn faces are made in memory: switch it off"
+            "config.data.streaming is on, but synthetic faces are made in memory: switch it off"
         )
     return synthetic.draw(**arguments)
 
@@ -259,19 +261,23 @@ def derive(samples: Samples, name: str) -> Samples:
     return samples.with_feature(name, derived.feature, column)
 
 
-def fingerprint(data: DataConfig) -> str:
+def fingerprint(data: DataConfig) -> str | None:
     """What `config.data` names, known without reading it: another if its content is another.
 
     Returns:
-        A digest of the source, or "" where there is none but that of `load`.
+        A digest of the source, or None where only reading tells, as for a source of the user's.
 
     Raises:
         InputError: a file is missing or cannot be read.
     """
     if data.source == "synthetic":
         return json.dumps(config.to_dict(data.arguments), sort_keys=True)
-    if data.source != "fer2013" or dataset.is_prepared(data.path):
-        return ""
+    if data.source != "fer2013":
+        return None
+    if dataset.is_prepared(data.path):
+        files = sorted(expand(data.path).iterdir())
+        known = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return hashlib.sha256(repr(known).encode()).hexdigest()
     found = dataset.identify(data.path, data.landmarks, data.predictor or None, data.cache_dir)
     if data.labels != "original":
         found += "-" + hashlib.sha256(expand(data.votes).read_bytes()).hexdigest()[:16]

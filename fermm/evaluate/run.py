@@ -50,7 +50,7 @@ class Trained(NamedTuple):
 
     Attributes:
         seed: the seed of its training.
-        meta: what its last checkpoint says, see docs/design.md.
+        meta: what its last checkpoint says, see docs/formats.md.
         history: a row for each epoch, see `fermm.rundir.HISTORY_COLUMNS`.
         predictions: by split, with the votes of the samples if there are any.
         modalities: of a fusion, for the assessed split; else None.

@@ -60,7 +60,7 @@ def show(config: Config, directory: RunDirectory, program: Iterable[Path]) -> di
     if not directory.finished.is_file():
         return None
     with directory.lock(), doing("looking through what is there"):
-        if not _is_current(config, directory, program) or _has_damage(directory):
+        if not is_current(config, directory, program) or _has_damage(directory):
             return None
         table = rundir.read_json(directory.finished)["table"]
         result = rundir.read_json(directory.metrics)
@@ -79,7 +79,7 @@ def print_results(config: Config, directory: RunDirectory, table: str) -> None:
     print(f"\n{table}\n\nEverything is in {directory.path}; see {wrote}.", flush=True)
 
 
-def _is_current(config: Config, directory: RunDirectory, program: Iterable[Path]) -> bool:
+def is_current(config: Config, directory: RunDirectory, program: Iterable[Path]) -> bool:
     """Whether all is as it was when `note` was called, and would come out the same.
 
     Of checkpoints only what says what they hold is looked at, not their arrays.
@@ -92,7 +92,7 @@ def _is_current(config: Config, directory: RunDirectory, program: Iterable[Path]
         if set(noted["files"]) != {_name(p, directory) for p in directory.results()}:
             return False
         for name, value in _state(config, directory, program):
-            if noted.pop(name) != value:
+            if noted.pop(name) != value or value is None:
                 return False
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, InputError):
         return False  # whatever is wrong is told by the way that does everything

@@ -16,7 +16,7 @@ loss, the last position, and, while training goes on, the one before it. In each
   nobody can go on (see `reduce`), `training` stands there as null.
 
 Where checkpoints are, `meta.json` and `checksums.json` are the business of `fermm.rundir`.
-docs/design.md has the whole of the format.
+docs/formats.md has the whole of the format.
 """
 
 import concurrent.futures
@@ -38,7 +38,6 @@ from fermm.paths import bring_all_to_disk, bring_to_disk
 from fermm.rundir import Position
 from fermm.train import devices
 
-KEEP = ("all", "restore", "last")
 _LAST = 2  # epochs kept: should the files of one be damaged, there is the one before
 
 

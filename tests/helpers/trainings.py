@@ -18,9 +18,12 @@ FACES = 330  # 231 to train on: seven whole batches and one of seven
 
 
 def small_config(**changes):
-    """configs/synthetic.py with few faces and epochs; `changes` by dotted path."""
+    """configs/synthetic.py with few faces and epochs; `changes` by path, such as image__epochs.
+
+    `<fusion>__run` is the run directory from which all members of the fusion come.
+    """
     config = synthetic.get_config()
-    config.data.synthetic.count = FACES
+    config.data.arguments.count = FACES
     config.report = False
     for name in config.networks:
         config[name].epochs = 2
@@ -31,7 +34,11 @@ def small_config(**changes):
         section = config
         for name in sections:
             section = section[name]
-        section[field] = value
+        if field == "run":  # of all members of a fusion
+            for member in section.members.values():
+                member.run = value
+        else:
+            section[field] = value
     return config.to_dict()
 
 
@@ -113,13 +120,13 @@ def train_predictor(path, seed=0):
     box = dlib.rectangle(0, 0, 48, 48)
     shapes = [
         [dlib.full_object_detection(box, [dlib.point(x, y) for x, y in points])]
-        for points in np.rint(faces.landmarks).astype(int).tolist()
+        for points in np.rint(faces.features["landmarks"]).astype(int).tolist()
     ]
     options = dlib.shape_predictor_training_options()
     options.tree_depth, options.cascade_depth, options.num_trees_per_cascade_level = 1, 2, 5
     options.oversampling_amount, options.feature_pool_size, options.num_test_splits = 1, 50, 3
     options.random_seed = str(seed)
-    dlib.train_shape_predictor(list(faces.images), shapes, options).save(str(path))
+    dlib.train_shape_predictor(list(faces.features["images"]), shapes, options).save(str(path))
     return path
 
 

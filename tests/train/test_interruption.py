@@ -16,9 +16,11 @@ import optax
 import pytest
 
 from fermm import config as config_lib
-from fermm import experiment, rundir, settings
+from fermm import experiment, rundir
 from fermm.errors import InputError
-from fermm.rundir import Position
+from fermm.experiment import config as run_config
+from fermm.experiment import directory as directory_lib
+from fermm.rundir import Position, RunDirectory
 from fermm.train import checkpoint, loop, steps, training, updates
 from fermm.train.schedules import SCHEDULES
 from fermm.train.stop import Stopped
@@ -189,7 +191,7 @@ def test_other_data_are_refused_by_the_checkpoint_itself(tmp_path):
     experiment.run(config, tmp_path / "run")
     (tmp_path / "run" / "data.json").unlink()  # which would have told
     (tmp_path / "run" / "config.json").unlink()
-    config["data"]["synthetic"]["seed"] += 1
+    config["data"]["arguments"]["seed"] += 1
     config["landmarks"]["epochs"] = 2
     rundir.write_json(tmp_path / "run" / "config.json", config)
     with pytest.raises(InputError, match=r"checkpoints/1: was trained on other data; choose"):
@@ -210,13 +212,13 @@ def test_a_run_directory_as_a_kill_leaves_it_at_the_start(tmp_path):
     config = small_config()
     for name in ("lock", "config.json.tmp"):
         (tmp_path / name).write_text("{")
-    settings.check_workdir(config, tmp_path)
+    directory_lib.check(run_config.read(config), RunDirectory(tmp_path))
     (tmp_path / "report.html.tmp").write_text("<")
     with pytest.raises(InputError, match="not empty"):
-        settings.check_workdir(config, tmp_path)
+        directory_lib.check(run_config.read(config), RunDirectory(tmp_path))
     (tmp_path / "lock").unlink()
     (tmp_path / "config.json.tmp").unlink()
-    settings.check_workdir_of_splits(tmp_path)
+    directory_lib.check_for_splits(RunDirectory(tmp_path))
 
 
 def test_a_signal_while_it_starts(tmp_path):
@@ -316,7 +318,7 @@ def launch(*arguments):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_run_within_three_seconds(tmp_path, number, code):
     process = launch(
-        "--config.data.synthetic.count=2000",
+        "--config.data.arguments.count=2000",
         "--config.networks=('landmarks',)",
         "--config.landmarks.epochs=10000",
         f"--workdir={tmp_path / 'run'}",
@@ -399,7 +401,7 @@ def test_five_kills_change_no_bit(tmp_path, capsys):
     kills.main(
         [
             *("--kills", "5", "--chain", "--out", str(tmp_path / "kills"), "--"),
-            "--config.data.synthetic.count=300",
+            "--config.data.arguments.count=300",
             "--config.image.epochs=2",
             "--config.landmarks.epochs=3",
             "--config.decision_fusion.epochs=2",

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 
 from configs import paper
-from fermm import models, settings
+from fermm import models
+from fermm.experiment import config as run_config
 from fermm.train import devices, partition, steps, updates
 
 
@@ -36,7 +37,7 @@ def test_only_trained_parameters_have_gradients_and_optimiser_state():
     shapes = jax.eval_shape(module.init, jax.random.key(0), inputs)
     trained = partition.trained_paths(shapes["params"], config["feature_fusion"]["trainable"])
     params, frozen = partition.split(shapes["params"], trained)
-    made = updates.make(settings.train_config(config["feature_fusion"], "config.feature_fusion"), 1)
+    made = updates.make(run_config.read(config).networks["feature_fusion"], 1)
     state = jax.eval_shape(made.transform.init, params)
     # Two moments for each of the 3,271 parameters of the head, and two counters.
     assert sum(x.size for x in jax.tree.leaves(state)) == 2 * 3_271 + 2

@@ -16,14 +16,19 @@ from flax import traverse_util
 from tensorboardX.proto import event_pb2
 
 import fermm
-from fermm import experiment, models, rundir, settings
+from fermm import experiment, models, rundir
 from fermm import finished as finished_lib
 from fermm.data import batches
 from fermm.data import synthetic as synthetic_faces
 from fermm.data.source import Source, load
 from fermm.errors import InputError
 from fermm.evaluate import run
-from fermm.train import checkpoint, loop, saver, steps
+from fermm.experiment import config as run_config
+from fermm.experiment import directory as directory_lib
+from fermm.experiment import leakage, running, training
+from fermm.experiment.predictions import others
+from fermm.rundir import RunDirectory
+from fermm.train import checkpoint, loop, steps
 from fermm.train.keys import key_for
 from helpers.trainings import assert_identical, small_config, without_seconds
 
@@ -128,12 +133,13 @@ def test_samples_of_a_run(finished):
 
 def test_copies_are_found_in_the_training_part():
     faces = synthetic_faces.draw(count=10, seed=0)
-    faces.images[[1, 8, 9]] = faces.images[0]  # one in training, two in test
-    faces.images[7] = faces.images[6]  # both outside training
-    faces.images[3] = faces.images[2]  # both in training
+    images = faces.features["images"]
+    images[[1, 8, 9]] = images[0]  # one in training, two in test
+    images[7] = images[6]  # both outside training
+    images[3] = images[2]  # both in training
     parts = {"train": np.arange(5), "validation": np.arange(5, 7), "test": np.arange(7, 10)}
-    source = Source(faces, parts, np.ones(7), "faces", "", {})
-    samples = experiment._samples(source)
+    source = Source(faces, parts, np.ones(7), "faces", (), {})
+    samples = leakage.describe_samples(source)
     assert np.flatnonzero(samples.copied).tolist() == [0, 1, 2, 3, 8, 9]
     assert samples.of("test").copied.tolist() == [False, True, True]
     assert samples.of("validation").rows.tolist() == [5, 6]
@@ -141,19 +147,19 @@ def test_copies_are_found_in_the_training_part():
 
 def test_what_modalities_do_is_what_the_networks_say(finished):
     config = small_config()
-    drawn = load(config["data"])
-    test = drawn.faces.take(drawn.splits["test"])
+    drawn = load(run_config.read(config).run.data)
+    test = drawn.samples.take(drawn.splits["test"])
     for fusion in ("decision_fusion", "feature_fusion"):
         network = fermm.restore(finished, fusion)
         found = rundir.read_modalities(finished / fusion / "seed_0" / "modalities_test.npz", 7)
         np.testing.assert_array_equal(found.rows, test.rows)
         np.testing.assert_array_equal(found.labels, test.labels)
-        probabilities = network.predict(test.images, test.landmarks)
+        probabilities = network.predict(test.features["images"], test.features["landmarks"])
         np.testing.assert_array_equal(found.decisions, probabilities.argmax(-1))
         for part, inputs in (("image", "images"), ("landmarks", "landmarks")):
-            alone = fermm.restore(finished, part).predict(**{inputs: getattr(test, inputs)})
+            alone = fermm.restore(finished, part).predict(**{inputs: test.features[inputs]})
             np.testing.assert_array_equal(found.alone[part], alone.argmax(-1))
-            given = {"images": test.images, "landmarks": test.landmarks}
+            given = dict(test.features)
             cycle = np.random.default_rng(3).permutation(33)
             others = dict(zip(cycle, [cycle[-1], *cycle[:-1]], strict=True))
             given[inputs] = given[inputs][[others[face] for face in range(33)]]
@@ -230,7 +236,7 @@ def test_another_seed_gives_another_network(finished, tmp_path):
 
 
 def test_kept_outputs_train_the_same_head_as_the_direct_way(finished, tmp_path):
-    changes = {f"{f}__start_from": str(finished) for f in ("decision_fusion", "feature_fusion")}
+    changes = {f"{f}__run": str(finished) for f in ("decision_fusion", "feature_fusion")}
     changes |= {f"{f}__reuse_frozen_outputs": False for f in ("decision_fusion", "feature_fusion")}
     config = small_config(networks=("decision_fusion", "feature_fusion"), **changes)
     experiment.run(config, tmp_path / "direct")
@@ -261,13 +267,13 @@ def experiment_head(workdir, fusion):
 
 def test_a_stopped_run_goes_on_to_the_same_bits(finished, tmp_path, monkeypatch):
     """Stopped in the second epoch of the image network, then called again."""
-    write = history_lib.write
+    write = rundir.write_history
 
     def stop_after_first_epoch(path, history):
         write(path, history)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(saver.history, "write", stop_after_first_epoch)
+    monkeypatch.setattr(rundir, "write_history", stop_after_first_epoch)
     with pytest.raises(KeyboardInterrupt):
         experiment.run(small_config(), tmp_path / "run")
     assert rundir.epochs(tmp_path / "run" / "image" / "seed_0" / "checkpoints") == [1]
@@ -289,6 +295,10 @@ def test_called_again_a_finished_run_trains_nothing(finished, tmp_path, monkeypa
     assert "Accuracy in percent on synthetic faces" in capsys.readouterr().out
 
 
+def is_current(config, workdir):
+    return finished_lib.is_current(run_config.read(config), RunDirectory(workdir), [])
+
+
 def test_a_finished_run_is_read_and_not_drawn_again(finished, tmp_path, monkeypatch, capsys):
     """Unless anything that it depends on has changed."""
     workdir = tmp_path / "run"
@@ -296,7 +306,7 @@ def test_a_finished_run_is_read_and_not_drawn_again(finished, tmp_path, monkeypa
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
     config = small_config(report=True)
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "load", None)  # nor are the data read
+        patch.setattr(running, "load", None)  # nor are the data read
         result = experiment.run(config, workdir)
     assert result == json.loads((finished / "metrics.json").read_text())
     assert {p: p.stat().st_mtime_ns for p in before if p.name != "lock"} == {
@@ -306,7 +316,7 @@ def test_a_finished_run_is_read_and_not_drawn_again(finished, tmp_path, monkeypa
     assert "finished, nothing to do" in said
     assert "Accuracy in percent on synthetic faces, one seed." in said
 
-    assert finished_lib.is_current(config, workdir, [])
+    assert is_current(config, workdir)
     changes = {
         "data": lambda p: p.setattr(finished_lib.source, "fingerprint", lambda _: "other"),
         "version": lambda p: p.setattr(finished_lib.metadata, "version", lambda _: "other"),
@@ -316,8 +326,8 @@ def test_a_finished_run_is_read_and_not_drawn_again(finished, tmp_path, monkeypa
     for name, change in changes.items():
         with monkeypatch.context() as patch:
             change(patch)
-            assert not finished_lib.is_current(config, workdir, []), name
-    assert not finished_lib.is_current(config | {"seeds": (0, 1)}, workdir, [])
+            assert not is_current(config, workdir), name
+    assert not is_current(config | {"seeds": (0, 1)}, workdir)
     for name in (
         "report.html",
         "figures/reliability_image.svg",
@@ -325,11 +335,11 @@ def test_a_finished_run_is_read_and_not_drawn_again(finished, tmp_path, monkeypa
     ):
         content = (workdir / name).read_bytes()
         (workdir / name).write_bytes(content[:-1])
-        assert not finished_lib.is_current(config, workdir, []), name
+        assert not is_current(config, workdir), name
         (workdir / name).write_bytes(content)
-    assert finished_lib.is_current(config, workdir, [])
+    assert is_current(config, workdir)
     (workdir / "figures" / "reliability_image.svg").unlink()
-    assert not finished_lib.is_current(config, workdir, [])
+    assert not is_current(config, workdir)
 
 
 @pytest.mark.parametrize("keep", ["restore", "last"])
@@ -353,7 +363,7 @@ def test_only_what_restoring_needs_is_kept(finished, tmp_path, monkeypatch, keep
     experiment.run(config | {"evaluate": {"splits": ("test",)}}, workdir)
     monkeypatch.setattr(steps, "TrainSteps", train_steps)
     config = small_config(
-        networks=("decision_fusion",), keep=keep, decision_fusion__start_from=str(workdir)
+        networks=("decision_fusion",), keep=keep, decision_fusion__run=str(workdir)
     )
     experiment.run(config, tmp_path / "fused")
     fused, expected = read(finished, "decision_fusion"), fermm.restore(tmp_path / "fused")
@@ -393,7 +403,7 @@ def test_a_network_with_a_section_of_its_own_can_be_added(finished, tmp_path):
 def test_fine_tuning_trains_what_the_patterns_name(finished, tmp_path):
     config = small_config(
         networks=("feature_fusion",),
-        feature_fusion__start_from=str(finished),
+        feature_fusion__run=str(finished),
         feature_fusion__trainable=("head/.*", "landmarks/(norm|dense3|logits)/.*", "!.*"),
     )
     experiment.run(config, tmp_path / "tuned")
@@ -417,7 +427,7 @@ def test_fine_tuning_trains_what_the_patterns_name(finished, tmp_path):
 def test_running_statistics_stay_where_normalisation_is_not_trained(finished, tmp_path):
     config = small_config(
         networks=("feature_fusion",),
-        feature_fusion__start_from=str(finished),
+        feature_fusion__run=str(finished),
         feature_fusion__trainable=("head/.*", "landmarks/dense3/.*", "!.*"),
     )
     experiment.run(config, tmp_path / "tuned")
@@ -441,7 +451,7 @@ def test_running_statistics_stay_where_normalisation_is_not_trained(finished, tm
         ({"networks": ()}, "config.networks is empty"),
         ({"networks": ("image", "image")}, "names something twice"),
         ({"seeds": ()}, "config.seeds is empty"),
-        ({"seeds": (-1,)}, "config.seeds: -1 is not a whole number from 0"),
+        ({"seeds": (-1,)}, "config.seeds is -1, needs an integer from 0"),
         ({"data__source": "fer"}, "config.data.source: 'fer' is unknown; .* mean 'fer2013'"),
         ({"data__split": "papre"}, "config.data.split: 'papre' is unknown; .* mean 'paper'"),
         ({"data__landmarks": "dlib"}, "config.data.landmarks: 'dlib' is unknown; there are paper"),
@@ -456,18 +466,17 @@ def test_running_statistics_stay_where_normalisation_is_not_trained(finished, tm
             {"image__learning_rate": -1.0},
             "config.image.learning_rate is -1.0, needs a number above 0",
         ),
-        ({"image__schedule": {"factor": 0.2}}, "config.image.schedule.kind is missing"),
         (
             {"image__schedule": {"kind": "constant", "patiense": 3}},
             "config.image.schedule: 'patiense' is unknown; .* mean 'patience'",
         ),
-        ({"evaluate": {}}, "config.evaluate.splits is missing in the config file"),
-        ({"data__synthetic": {"cuont": 3}}, "config.data.synthetic: 'cuont' .* mean 'count'"),
+        ({"image__schedule": {"factor": 0.2}}, "config.image.schedule.kind is missing: it is one"),
+        ({"data__arguments": {"cuont": 3}}, "config.data.arguments: 'cuont' .* mean 'count'"),
         (
             {"image__schedule__factor": 0.0},
             "config.image.schedule.factor is 0.0, needs a number between 0 and 1",
         ),
-        ({"data__source": "fer2013"}, "config.data.source is synthetic there and fer2013 now"),
+        ({"data__source": "fer2013"}, "config.data.source is 'synthetic' there and 'fer2013' now"),
         ({"keep": "best"}, "config.keep: 'best' is unknown; there are all, last, restore"),
     ],
 )
@@ -481,9 +490,9 @@ def test_a_config_that_makes_no_sense_is_refused(finished, changes, message):
 def test_other_data_in_the_same_run_directory_is_refused(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     data = json.loads((finished / "data.json").read_text())
-    data["identity"]["faces"] = "something else"
+    data["identity"]["labels"] = "something else"
     (tmp_path / "run" / "data.json").write_text(json.dumps(data))
-    with pytest.raises(InputError, match="begun with other data: faces is something else there"):
+    with pytest.raises(InputError, match="begun with other data: labels is 'something else' there"):
         experiment.run(small_config(), tmp_path / "run")
 
 
@@ -507,7 +516,7 @@ def test_a_run_directory_in_use_is_refused_until_that_run_is_dead(finished, tmp_
     # Killed as soon as it was there: a directory with nothing else is a free one.
     (tmp_path / "new").mkdir()
     shutil.copy(tmp_path / "run" / "lock", tmp_path / "new")
-    settings.check_workdir(small_config(), tmp_path / "new")
+    directory_lib.check(run_config.read(small_config()), RunDirectory(tmp_path / "new"))
 
 
 def test_a_directory_that_cannot_be_written_is_refused(tmp_path):
@@ -525,10 +534,13 @@ def test_a_directory_that_is_no_run_is_left_alone(tmp_path):
 
 def test_a_fusion_without_its_parts_is_refused_before_any_work(finished, tmp_path):
     config = small_config(networks=("decision_fusion",))
-    with pytest.raises(InputError, match="no trained image network for decision_fusion: add 'imag"):
+    with pytest.raises(
+        InputError,
+        match=r"config.decision_fusion.members.image: add 'image'",
+    ):
         experiment.run(config, tmp_path / "a")
-    config["decision_fusion"]["start_from"] = str(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"config.decision_fusion.start_from must name a run"):
+    config["decision_fusion"]["members"]["image"]["run"] = str(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"in config.decision_fusion.members.image"):
         experiment.run(config, tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
@@ -537,7 +549,7 @@ def test_a_fusion_without_its_parts_is_refused_before_any_work(finished, tmp_pat
 def test_parts_that_have_seen_the_test_faces_are_refused(finished, tmp_path, monkeypatch, change):
     config = small_config(
         networks=("decision_fusion",),
-        decision_fusion__start_from=str(finished),
+        decision_fusion__run=str(finished),
         data__split_seed=int(change == "another split"),
     )
     if change == "fewer faces":  # as if one had been set aside: the others are divided anew
@@ -549,16 +561,16 @@ def test_parts_that_have_seen_the_test_faces_are_refused(finished, tmp_path, mon
         monkeypatch.setattr(synthetic_faces, "draw", functools.wraps(read)(draw))
     theirs = rundir.read_samples(finished / "samples.npz")
     their_rows = set(theirs.of("train").rows.tolist())
-    own = load(config["data"])
-    held_out = [own.faces.rows[own.splits[k]].tolist() for k in ("validation", "test")]
+    own = load(run_config.read(config).run.data)
+    held_out = [own.samples.rows[own.splits[k]].tolist() for k in ("validation", "test")]
     seen = sum(row in their_rows for rows in held_out for row in rows)
     assert seen > 0
     with pytest.raises(InputError) as caught:
         experiment.run(config, tmp_path / "a")
     assert str(caught.value) == (
-        f"config.decision_fusion.start_from: the networks of {finished} were trained on {seen} of "
-        f"the {sum(map(len, held_out))} faces by which this run validates and tests: use the data "
-        "and the config.data.split and split_seed of that run"
+        f"config.decision_fusion.members.image.run: the networks of {finished} were trained on "
+        f"{seen} of the {sum(map(len, held_out))} samples by which this run validates and tests: use "
+        "the data and the config.data.split and split_seed of that run"
     )
     assert not (tmp_path / "a").exists()
 
@@ -567,7 +579,7 @@ def test_a_damaged_part_of_another_run_is_refused_before_any_work(finished, tmp_
     shutil.copytree(finished, tmp_path / "parts")
     where = tmp_path / "parts" / "image" / "seed_0" / "checkpoints" / "2"
     (where / "variables" / "_METADATA").unlink()
-    config = small_config(decision_fusion__start_from=str(tmp_path / "parts"))
+    config = small_config(decision_fusion__run=str(tmp_path / "parts"))
     with pytest.raises(InputError) as caught:
         experiment.run(config, tmp_path / "a")
     assert str(caught.value) == (
@@ -582,9 +594,9 @@ def test_parts_of_which_it_is_not_known_what_they_have_seen_are_refused(finished
     shutil.copytree(finished, tmp_path / "parts")
     (tmp_path / "parts" / "samples.npz").unlink()
     config = small_config(
-        networks=("decision_fusion",), decision_fusion__start_from=str(tmp_path / "parts")
+        networks=("decision_fusion",), decision_fusion__run=str(tmp_path / "parts")
     )
-    with pytest.raises(InputError, match=r"samples.npz is missing, so which faces trained these"):
+    with pytest.raises(InputError, match=r"samples.npz is missing, so which samples trained the"):
         experiment.run(config, tmp_path / "a")
 
 
@@ -599,9 +611,9 @@ def test_a_part_that_is_not_trained_to_its_end_is_refused(finished, tmp_path):
         sums = json.dumps(rundir.checksums(file.parent))
         file.with_name("checksums.json").write_text(sums)
     config = small_config(
-        networks=("decision_fusion",), decision_fusion__start_from=str(tmp_path / "half")
+        networks=("decision_fusion",), decision_fusion__run=str(tmp_path / "half")
     )
-    with pytest.raises(InputError, match="no trained landmarks network for decision_fusion"):
+    with pytest.raises(InputError, match=r"for config.decision_fusion.members.landmarks"):
         experiment.run(config, tmp_path / "run")
 
 
@@ -633,16 +645,16 @@ def test_a_new_run_has_work_for_every_process(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: jax.local_devices() * 4)
     config = small_config(networks=("landmarks",), seeds=(*range(10),), parallel="seeds")
     with pytest.raises(InputError, match=r"is 'seeds' and 2 seeds are trained at once, which leav"):
-        experiment._check_layouts(config, tmp_path)
+        training.check_layouts(run_config.read(config), RunDirectory(tmp_path))
     config["seeds"] = config["seeds"][:8]
-    experiment._check_layouts(config, tmp_path)
+    training.check_layouts(run_config.read(config), RunDirectory(tmp_path))
 
 
 def test_jax_names_the_operation_that_makes_a_nan(tmp_path, monkeypatch):
     def train(*_):
         jax.jit(lambda x: jax.lax.fori_loop(0, 2, lambda _, y: jnp.log(y), x))(jnp.float32(-1.0))
 
-    monkeypatch.setattr(experiment, "_train_all", train)
+    monkeypatch.setattr(running.training, "train_all", train)
     config = small_config(networks=("landmarks",), debug_nans=True)
     with pytest.raises(FloatingPointError, match="encountered in log"):
         experiment.run(config, tmp_path)
@@ -650,9 +662,9 @@ def test_jax_names_the_operation_that_makes_a_nan(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("count", [2, 3, 70, 3589])
 def test_a_shuffled_modality_comes_from_another_face(count):
-    orders = [experiment._others(count, seed) for seed in range(10)]
+    orders = [others(count, seed) for seed in range(10)]
     for seed, order in enumerate(orders):
         assert (np.sort(order) == np.arange(count)).all()
         assert not (order == np.arange(count)).any()
-        np.testing.assert_array_equal(order, experiment._others(count, seed))
+        np.testing.assert_array_equal(order, others(count, seed))
     assert count < 4 or len({order.tobytes() for order in orders}) == 10
