@@ -4,7 +4,7 @@ A directory `checkpoints/` holds a sub-directory for each position that is kept:
 epochs, `3+250` after 250 steps of the fourth. Kept are the last two epochs, the best by validation
 loss, the last position, and, while training goes on, the one before it. In each:
 
-- `variables`: {"params": ..., "batch_stats": ...}, nested dicts of arrays, frozen parts included:
+- `variables`: {"params": ..., "batch_stats": ...}, nested dicts of arrays, frozen ones included:
   what the network predicts with. Where weights are averaged (`config.<network>.average`), these are
   the averages;
 - `training`: what is needed to go on: `opt_state`, the optimiser's state; `step`; `sums`, those of
@@ -54,7 +54,7 @@ class Position(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the directory: "3", or "3+250" within the fourth epoch."""
+        """The name of the directory: "3", or "3+250" within the fourth epoch."""
         return f"{self.epoch}+{self.step}" if self.step else str(self.epoch)
 
     def __str__(self) -> str:
@@ -81,11 +81,11 @@ class Writer:
     A checkpoint is written aside, brought to the disk, and renamed: under its name there is all of
     it or nothing. Others are removed only then.
 
-    Of several processes each calls `save` with the same. They write the arrays together, each a
-    part, and the main process the rest.
+    Where there are several processes, each calls `save` with the same. They write the arrays
+    together, each a part, and the main process the rest.
 
     Args:
-        directories: of each seed, its `checkpoints/`.
+        directories: the `checkpoints/` of each seed.
     """
 
     def __init__(self, directories: Sequence[Path]) -> None:
@@ -234,7 +234,7 @@ def _validation_loss(path: Path) -> float:
 
 
 def _write_arrays(path: Path, tree: Any) -> None:
-    """Writes NumPy arrays; of several processes, each its part of all that are large enough."""
+    """Writes NumPy arrays; where there are several processes, each writes a part of large ones."""
     import orbax.checkpoint as ocp  # takes a second, which a finished run can do without
 
     everyone = set(range(jax.process_count()))
