@@ -101,7 +101,9 @@ class Shift(Augmentation):
 
         result = dict(inputs)
         # To the right and down, as x and y of the points.
-        moves = jax.random.randint(key, (_count(inputs), 2), -self.pixels, self.pixels + 1)
+        moves = jax.random.randint(
+            key, (_count(inputs), 2), -self.pixels, self.pixels + 1, jnp.int32
+        )
         if "images" in inputs:
             images = inputs["images"]
             places = jnp.arange(faces.IMAGE_SIZE)

@@ -42,32 +42,32 @@ class Layout(NamedTuple):
 
     @property
     def state(self) -> NamedSharding:
-        """Of parameters, statistics and optimiser."""
+        """Where parameters, running statistics and the state of the optimiser lie."""
         return self._sharding(*[_AXIS] * (self.kind == "seeds"))
 
     @property
     def replicated(self) -> NamedSharding:
-        """The same on every device."""
+        """Where arrays lie that are the same on every device."""
         return self._sharding()
 
     def batches(self, stacked: bool) -> NamedSharding:
-        """Of arrays (steps, samples, ...), or (seeds, steps, samples, ...)."""
+        """Where arrays (steps, samples, ...), or (seeds, steps, samples, ...), lie."""
         if self.kind == "seeds":
             return self._sharding(_AXIS)
         return self._sharding(*[None] * (1 + stacked), _AXIS)
 
     def samples(self) -> NamedSharding:
-        """Of arrays (samples, ...)."""
+        """Where arrays (samples, ...) lie."""
         return self._sharding(_AXIS)
 
     def round_up(self, samples: int) -> int:
-        """To what a batch is padded, so that every device gets as many samples."""
+        """The size to which a batch is padded, so that every device gets as many samples."""
         if self.kind != "batch":
             return samples
         return math.ceil(samples / self.mesh.size) * self.mesh.size
 
     def share(self, count: int) -> slice:
-        """Of `count` rows that lie over the devices: those of this process."""
+        """Those of `count` rows over the devices that lie on devices of this process."""
         each = count // self.mesh.size
         mine = [i for i, d in enumerate(self.mesh.devices.flat) if d.process_index == _process()]
         return slice(mine[0] * each, (mine[-1] + 1) * each)

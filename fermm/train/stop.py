@@ -49,7 +49,7 @@ class Stop:
 
     @property
     def number(self) -> int:
-        """Of the first signal that came, 0 if none did."""
+        """The number of the first signal that came, 0 if none did."""
         return self._signal
 
     def check(self) -> None:

@@ -41,7 +41,7 @@ class Training:
 
     Attributes:
         label: names the network and its seeds.
-        histories: of each seed, one row for each epoch so far.
+        histories: for each seed, one row for each epoch so far.
         saver: writes checkpoints and histories.
     """
 
@@ -189,7 +189,7 @@ class Training:
         return doing(f"{self.label}: compiling the first training step")
 
     def validate(self, epoch: int) -> list[tuple[float, float]]:
-        """Of each seed, validation loss and accuracy."""
+        """Returns the validation loss and the accuracy of each seed."""
         # Of several processes, which must go on together, none stops on its own.
         check = self._stop.check if jax.process_count() == 1 else None
         try:
@@ -259,7 +259,7 @@ class Training:
         )
 
     def _means(self, sums: steps.Sums, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of each seed, the loss and the accuracy over the epoch up to `step`."""
+        """The loss and the accuracy of each seed over the epoch up to `step`."""
         seen = min(step * self._batch_size, self._count)
         loss, accuracy = (np.asarray(x, float) / seen for x in sums)
         return loss, accuracy
@@ -269,7 +269,7 @@ class Training:
         return self._carried + (time.perf_counter() - self._began) / len(self._jobs)
 
     def _stack(self, trees: Sequence[Any]) -> list[Any]:
-        """Of what each seed has, what each program has."""
+        """What each program has, from what each seed has."""
         return [stack(trees[program]) for program in self._programs]
 
     def _unstack(self, trees: Sequence[Any]) -> list[Any]:

@@ -58,27 +58,24 @@ def make(config: TrainConfig, steps_per_epoch: int) -> Updates:
     transform = config.optimizer.make(scale_by_rate(config.learning_rate, schedule, length))
 
     def end_epoch(opt_state: Any, validation_loss: Any) -> Any:
-        loss = jnp.asarray(validation_loss, jnp.float32)
-
         def one(state: RateState) -> RateState:
             if not jax.tree.leaves(state.memory):
                 return state
-            end = jax.vmap(schedule.end_epoch) if np.ndim(state.step) else schedule.end_epoch
-            return state._replace(memory=end(state.memory, loss))
+            losses = jnp.asarray(validation_loss, jnp.float32)
+            return state._replace(
+                memory=_for_each_seed(
+                    lambda state, loss: schedule.end_epoch(state.memory, loss), state, losses
+                )
+            )
 
         return jax.tree.map(
             lambda x: one(x) if isinstance(x, RateState) else x, opt_state, is_leaf=_is_rate
         )
 
     def learning_rate(opt_state: Any) -> np.ndarray:
-        state = rate_states(opt_state)[0]
-
-        def scale(step: Any, memory: Any) -> jax.Array:
-            return schedule.scale(step, memory, length)
-
-        before = jnp.asarray(state.step) - 1
-        scales = (jax.vmap(scale) if before.ndim else scale)(
-            before, jax.tree.map(jnp.asarray, state.memory)
+        scales = _for_each_seed(
+            lambda state: schedule.scale(state.step - 1, state.memory, length),
+            rate_states(opt_state)[0],
         )
         return np.asarray(scales, np.float64) * config.learning_rate
 
@@ -158,6 +155,21 @@ def from_dict(like: Any, tree: dict[str, Any]) -> Any:
         return inner
 
     return jax.tree_util.tree_map_with_path(find, like)
+
+
+def _for_each_seed(function: Callable[..., Any], state: RateState, *rest: Any) -> Any:
+    """What `function` gives for the state of one seed, or for each of stacked ones, stacked.
+
+    One after the other: so each has the bits that it has alone.
+    """
+    arguments = jax.tree.map(jnp.asarray, (state, *rest))
+    if not arguments[0].step.ndim:
+        return function(*arguments)
+    results = [
+        function(*jax.tree.map(lambda x: x[i], arguments))  # noqa: B023
+        for i in range(len(arguments[0].step))
+    ]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
 
 
 def _names(path: Sequence[Any]) -> list[str]:

@@ -35,8 +35,15 @@ SECTION = {
     "learning_rate": 1e-4,
     "schedule": {"kind": "plateau", "factor": 0.5, "patience": 1, "min_delta": 1.0},
 }
+EVERYTHING = {
+    "optimizer": {"kind": "sgd", "momentum": 0.9, "weight_decay": 1e-3, "clip": 5.0},
+    "schedule": {"kind": "cosine", "warmup_epochs": 1},
+    "average": {"decay": 0.9},
+    "augment": ("flip", "shift", "noise"),
+}
 NETWORKS = {
     "landmarks": {"model": "nn2", "arguments": {"hidden": (32, 32)}},
+    "everything": {"model": "nn2", "arguments": {"hidden": (32, 32)}},
     "image": {"model": "nn1", "arguments": {"filters": (2, 3, 4), "hidden": 8}},
 }
 
@@ -55,6 +62,7 @@ def make(name, dtype, seed, epochs, directory):
     spec = NETWORKS[name]
     spec = spec | {"arguments": spec["arguments"] | {"dtype": dtype}}
     module = models.build(spec)
+    section = SECTION | {"epochs": epochs} | (EVERYTHING if name == "everything" else {})
     variables = jax.jit(module.init)(
         jax.random.key(seed), jax.tree.map(lambda x: x[:1], train.inputs)
     )
@@ -68,7 +76,7 @@ def make(name, dtype, seed, epochs, directory):
         method="__call__",
         variables=variables,
         trained=partition.trained_paths(variables["params"], (".*",)),
-        config=config.read(TrainConfig, SECTION | {"epochs": epochs}, f"config.{name}"),
+        config=config.read(TrainConfig, section, f"config.{name}"),
         class_weights=np.arange(1.0, 8.0),
         train=train._replace(inputs=keep(train.inputs)),
         validation=validation._replace(inputs=keep(validation.inputs)),

@@ -20,6 +20,7 @@ TESTS = pathlib.Path(__file__).parents[1]
 
 JOBS = {
     "landmarks_float32": 1e-5,
+    "everything_float32": 1e-5,
     "landmarks_float64": 1e-8,
     "image_float32": 1e-5,
 }

@@ -15,7 +15,9 @@ from fermm.models import Outputs, register, registry
 from fermm.train import checkpoint, loop, resuming, steps, training
 from fermm.train.keys import key_for, keys_for
 from fermm.train.losses import CrossEntropy
+from fermm.train.stop import Stopped
 from helpers.trainings import (
+    StopAfter,
     assert_identical,
     make_job,
     make_jobs,
