@@ -257,6 +257,8 @@ def draw(
         y += height
     for i, row in enumerate(rows):
         alone = max(map(len, rows[max(i - 1, 0) : i + 2])) < 3 and len(row) == 1
+        # The arrows of more than two members end on a box that is as wide as the page.
+        alone &= bool(i) or len(parts) < 3
         width = 3.9 if alone else (page - _SPACE) / len(row) - _SPACE
         middles = [page / 2 + (j - (len(row) - 1) / 2) * (width + _SPACE) for j in range(len(row))]
         start, y = y, y + (_GAP if i else _GAP + 0.14 if parts else 0)
