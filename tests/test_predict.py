@@ -20,7 +20,7 @@ from fermm import experiment, predict
 from fermm.data import synthetic as drawn
 from fermm.evaluate import metrics
 from fermm.train import checkpoint, loop
-from trainings import train_predictor
+from helpers.predictors import train_predictor
 
 NETWORKS = ("image", "landmarks", "decision_fusion", "feature_fusion")
 
