@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from keras.src.layers.normalization import batch_normalization
 
-import keras_networks
 from configs import paper
 from fermm import models
 from fermm.train import devices, loop, optimizer, partition, steps
 from fermm.train.feed import feed
+from helpers import keras_networks
 
 pytestmark = [
     pytest.mark.keras,
@@ -77,15 +77,15 @@ def our_arguments(name, dtype, dropout):
 def our_network(name, dtype="float32", dropout=0.0):
     section = CONFIG[name]
     specs = {
-        part: {
-            "model": CONFIG[part]["model"],
-            "arguments": CONFIG[part]["arguments"] | our_arguments(part, dtype, dropout),
+        member: {
+            "model": CONFIG[member]["model"],
+            "arguments": CONFIG[member]["arguments"] | our_arguments(member, dtype, dropout),
         }
-        for part in ("image", "landmarks")
+        for member in ("image", "landmarks")
     }
     if name in specs:
         return models.build(specs[name])
-    spec = {"head": section["head"], "arguments": section["arguments"], **specs}
+    spec = {"head": section["head"], "arguments": section["arguments"], "members": specs}
     return models.build(spec, trained={"head/logits/kernel"})
 
 
