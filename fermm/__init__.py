@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fermm.data import landmarks
-    from fermm.faces import EMOTIONS
     from fermm.errors import InputError
+    from fermm.faces import EMOTIONS
     from fermm.predict import restore
 
     __version__: str

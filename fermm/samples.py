@@ -22,11 +22,14 @@ class Feature:
     """What is known of one feature of every sample, such as its image.
 
     Attributes:
-        shape: of one sample's value.
-        dtype: NumPy's name of its type.
+        shape: of one sample's value; () for a single number.
+        dtype: NumPy's name of its type, of integers or floating-point numbers.
         meaning: for people: "grey levels from 0, black, to 255, white".
         low: the lowest value that makes sense, or None.
         high: the highest value that makes sense, or None.
+
+    Raises:
+        InputError: a size of the shape is not an integer from 1, or the type is not one of numbers.
     """
 
     shape: tuple[int, ...]
@@ -34,6 +37,23 @@ class Feature:
     meaning: str = ""
     low: float | None = None
     high: float | None = None
+
+    def __post_init__(self) -> None:
+        sizes = self.shape if isinstance(self.shape, tuple) else (0,)
+        if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in sizes):
+            raise InputError(
+                f"the shape of a feature is {self.shape!r}, needs a tuple of integers from 1"
+            )
+        try:
+            dtype = np.dtype(self.dtype)
+        except TypeError:
+            dtype = np.dtype(object)
+        if dtype.kind not in "iuf":
+            raise InputError(
+                f"the type of a feature is {self.dtype!r}, needs one of integers or floating-point "
+                "numbers, such as 'uint8' or 'float32'"
+            )
+        object.__setattr__(self, "dtype", dtype.name)  # one name for each type
 
     def to_json(self) -> dict[str, Any]:
         """The feature in types that JSON has."""
@@ -61,8 +81,8 @@ class Origin(NamedTuple):
     """How landmarks were found.
 
     Attributes:
-        method: a method of `fermm.data.landmarks.extract`; "" if the landmarks come from a file or
-            are exact.
+        method: a method of `fermm.data.landmarks.extract`; "" if there are no landmarks, or they
+            come from a file or are exact.
         predictor: SHA-256 of the predictor that found them, in hexadecimal; "" if none did.
     """
 
@@ -130,6 +150,107 @@ class Samples:
             described={**self.described, name: feature},
         )
 
+    def check(self) -> None:
+        """Checks that all of this fits together.
+
+        Values are looked at in columns that are arrays in memory.
+
+        Raises:
+            InputError: something does not; the message has no subject but the attribute.
+        """
+        _check_classes(self.classes)
+        count = len(self.labels)
+        for name in ("features", "described"):
+            if not all(isinstance(key, str) and key.isidentifier() for key in getattr(self, name)):
+                names = ", ".join(map(repr, getattr(self, name)))
+                raise InputError(f"{name} are called {names}; give names like those of variables")
+        if self.features.keys() != self.described.keys():
+            have, told = (", ".join(sorted(x)) for x in (self.features, self.described))
+            raise InputError(f"features are {have or 'none'}, and described are {told or 'none'}")
+        if not self.identity or not set(self.identity) <= self.features.keys():
+            known = ", ".join(self.features)
+            raise InputError(f"identity is {self.identity!r}, needs some of the features {known}")
+        for name, feature in self.described.items():
+            column = self.features[name]
+            _need(name, column, feature.dtype, (count, *feature.shape))
+            if isinstance(column, np.ndarray):
+                _check_values(name, feature, column)
+        limits = {
+            "labels": Feature((), "int32", low=0, high=len(self.classes) - 1),
+            "rows": Feature((), "int64", low=0),
+            "official": Feature((), "int8", low=UNKNOWN_SPLIT, high=len(SPLITS) - 1),
+        }
+        for name, feature in limits.items():
+            column = getattr(self, name)
+            _need(name, column, feature.dtype, (count,))
+            _check_values(name, feature, column)
+        if len(np.unique(self.rows)) < count:
+            raise InputError("rows have a number twice")
+        share = Feature((len(self.classes),), "float32", low=0, high=1)
+        for name in ("votes", "targets"):
+            values = getattr(self, name)
+            if values is not None:
+                _need(name, values, share.dtype, (count, *share.shape))
+                _check_values(name, share, values)
+                off = np.abs(values.sum(1) - 1) > 1e-3
+                if off.any():
+                    raise InputError(f"{name} of sample {int(off.argmax())} do not add up to 1")
+
+
+def _check_classes(classes: Any) -> None:
+    good = isinstance(classes, tuple) and all(isinstance(name, str) for name in classes)
+    if not good or len(set(classes)) < max(2, len(classes)) or "" in classes:
+        raise InputError(f"classes are {classes!r}, needs a tuple of two names or more, each once")
+
+
+def _need(name: str, column: Any, dtype: str, shape: tuple[int, ...]) -> None:
+    seen = f"{getattr(column, 'dtype', type(column).__name__)} {getattr(column, 'shape', '')}"
+    if seen != f"{dtype} {shape}":
+        raise InputError(f"{name} are {seen.strip()}, need {dtype} {shape}")
+
+
+def _check_values(name: str, feature: Feature, column: np.ndarray) -> None:
+    if (at := first_bad(feature, column)) is not None:
+        kind = "finite numbers" if column.dtype.kind == "f" else "integers"
+        need = f"{kind} {_limits(feature)}".strip()
+        raise InputError(f"{name} of sample {at[0]} hold {column[at]}, need {need}")
+
+
+def first_bad(feature: Feature, column: np.ndarray) -> tuple[int, ...] | None:
+    """Where the first value stands that is not finite or outside of the feature's limits, or None.
+
+    Args:
+        feature: what the column is of.
+        column: (N, *shape), of the feature's dtype.
+
+    Returns:
+        Its index in `column`.
+    """
+    bad: Any = False
+    if column.dtype.kind == "f":
+        bad = ~np.isfinite(column)
+    low, high = _range(column.dtype)
+    if feature.low is not None and feature.low > low:
+        bad |= column < feature.low
+    if feature.high is not None and feature.high < high:
+        bad |= column > feature.high
+    return tuple(map(int, np.argwhere(bad)[0])) if np.any(bad) else None
+
+
+def _range(dtype: np.dtype) -> tuple[float, float]:
+    """The lowest and the highest value that an array of this type can hold."""
+    if dtype.kind == "f":
+        return -np.inf, np.inf
+    return np.iinfo(dtype).min, np.iinfo(dtype).max
+
+
+def _limits(feature: Feature) -> str:
+    if feature.low is None and feature.high is None:
+        return ""
+    low = "" if feature.low is None else f"from {feature.low:g}"
+    high = "" if feature.high is None else f"to {feature.high:g}"
+    return f"{low} {high}".strip()
+
 
 def _take(column: Any, indices: np.ndarray) -> Any:
     """Rows of a column: an array of an array, and a column of a column on disk."""
@@ -168,20 +289,48 @@ def register_feature(name: str, feature: Feature, *, reads: Iterable[str]) -> Ca
     does not give is computed.
 
     Raises:
-        ValueError: another function is registered under that name.
+        ValueError: another function is registered under that name, or the feature would be computed
+            from itself.
     """
+    needed = tuple(reads)
 
     def add(function: F) -> F:
         known = DERIVED.get(name)
-        # A file may be imported twice: a config is, under another module name.
-        if known is not None and known.compute.__qualname__ != function.__qualname__:
+        if known is not None and not same_function(known.compute, function):
             raise ValueError(
                 f"the feature {name!r} is registered already, by {known.compute.__qualname__}"
             )
-        DERIVED[name] = Derived(feature, tuple(reads), function)
+        if name in _all_reads(needed):
+            raise ValueError(f"the feature {name!r} would be computed from itself")
+        DERIVED[name] = Derived(feature, needed, function)
         return function
 
     return add
+
+
+def _all_reads(names: Iterable[str]) -> set[str]:
+    """The features `names`, and all from which they are computed."""
+    found: set[str] = set()
+    waiting = [*names]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += DERIVED[name].reads if name in DERIVED else ()
+    return found
+
+
+def same_function(known: Callable[..., Any], new: Callable[..., Any]) -> bool:
+    """Whether both are the same function of the same file.
+
+    A file may be imported twice: a config is, under another module name.
+    """
+
+    def where(function: Any) -> tuple[Any, Any]:
+        code = getattr(function, "__code__", None)
+        return getattr(function, "__qualname__", None), getattr(code, "co_filename", None)
+
+    return known is new or where(known) == where(new)
 
 
 def as_column(name: str, feature: Feature, values: Any) -> np.ndarray:
@@ -195,15 +344,13 @@ def as_column(name: str, feature: Feature, values: Any) -> np.ndarray:
             not known on which scale they are.
 
     Raises:
-        InputError: another shape or type, a value outside of the feature's range, or one that is
-            not a finite number; the message names the row.
+        InputError: another shape or type, a value outside of the feature's limits or of what its
+            dtype holds, or one that is not a finite number; the message names the row.
     """
     whole = np.issubdtype(np.dtype(feature.dtype), np.integer)
     kind = "integers" if whole else "numbers"
-    limits = ""
-    if feature.low is not None and feature.high is not None:
-        limits = f" from {feature.low:g} to {feature.high:g}"
-    shape = ", ".join(["N", *map(str, feature.shape)])
+    limits = f" {_limits(feature)}" if _limits(feature) else ""
+    shape = ", ".join(["N", *map(str, feature.shape)]) + "," * (not feature.shape)
     meaning = f", {feature.meaning}" if feature.meaning else ""
     need = f"give {kind}{limits}, ({shape}){meaning}"
     try:
@@ -242,14 +389,19 @@ def _hint(name: str, feature: Feature, array: np.ndarray) -> str:
 
 
 def _refuse_outside(name: str, feature: Feature, array: np.ndarray, seen: str, need: str) -> None:
-    low = -np.inf if feature.low is None else feature.low
-    high = np.inf if feature.high is None else feature.high
-    outside = (array < low) | (array > high)
+    lowest, highest = _range(np.dtype(feature.dtype))
+    low = lowest if feature.low is None else max(feature.low, lowest)
+    high = highest if feature.high is None else min(feature.high, highest)
+    lowest, highest = _range(array.dtype)
+    outside: Any = np.False_
+    if low > lowest:
+        outside = array < low
+    if high < highest:
+        outside = outside | (array > high)
     if outside.any():
         at = np.argwhere(outside)[0]
-        raise InputError(
-            f"{seen}, and row {at[0]} has {array[tuple(at)]} at {at[1:].tolist()}; {need}"
-        )
+        place = f" at {at[1:].tolist()}" if len(at) > 1 else ""
+        raise InputError(f"{seen}, and row {at[0]} has {array[tuple(at)]}{place}; {need}")
 
 
 def _refuse_not_finite(name: str, array: np.ndarray, converted: np.ndarray) -> None:
@@ -259,7 +411,8 @@ def _refuse_not_finite(name: str, array: np.ndarray, converted: np.ndarray) -> N
     at = np.argwhere(~good)[0]
     rows = int((~good).reshape(len(good), -1).any(1).sum())
     others = f" ({rows} rows have such numbers)" if rows > 1 else ""
+    place = f" at {at[1:].tolist()}" if len(at) > 1 else ""
     raise InputError(
-        f"{name}: row {at[0]} has {array[tuple(at)]} at {at[1:].tolist()}, not a finite "
-        f"number{others}; leave the sample out, or compute it again"
+        f"{name}: row {at[0]} has {array[tuple(at)]}{place}, not a finite number{others}; leave "
+        "the sample out, or compute it again"
     )

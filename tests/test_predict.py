@@ -18,7 +18,7 @@ import fermm
 from configs import paper, synthetic
 from fermm import experiment, predict, rundir
 from fermm.data import synthetic as drawn
-from helpers.trainings import train_predictor
+from helpers.predictors import train_predictor
 
 NETWORKS = ("image", "landmarks", "decision_fusion", "feature_fusion")
 

@@ -1,10 +1,10 @@
-"""Prepared FER2013: faces with landmarks, kept as a TFDS data set so that they are found once.
+"""Prepared samples, kept as a TFDS data set, so that FER2013's landmarks are found once.
 
-A prepared data set lies in `CACHE_DIR/fer2013_landmarks/IDENTITY/VERSION`, where IDENTITY names the
-content of the source and how the landmarks came about: another source, method or predictor (its
+A prepared data set lies in `CACHE_DIR/prepared_samples/IDENTITY/VERSION`, where IDENTITY names the
+content of the source and how the landmarks were found: another source, method or predictor (its
 SHA-256) is another directory. If rows were set aside, IDENTITY says so, and the data set holds
-which; one without is the same for both ways to meet a bad row. TFDS writes aside and renames, so
-that the directory exists only complete.
+which; one without is the same for both values of `on_error`. TFDS writes aside and renames, so that
+the directory exists only complete.
 """
 
 import contextlib
@@ -71,7 +71,7 @@ def identify(
 def _identify(path: str | os.PathLike[str], landmarks: str, origin: Origin) -> str:
     """The name of this data's directory: the source's content, and how landmarks are found."""
     if is_landmark_file(landmarks):
-        found_by = f"csv-{_digest(landmarks)[:16]}"
+        found_by = f"csv-{digest(landmarks)[:16]}"
     else:
         found_by = f"{origin.method}-{origin.predictor[:16]}"
     return f"{fer2013.digest(path)[:16]}-{found_by}"
@@ -224,8 +224,8 @@ def read(directory: str | os.PathLike[str]) -> Samples:
         directory: The one that holds its `dataset_info.json`.
 
     Returns:
-        The faces in the order of the source, with landmarks float32 (N, 68, 2), and what of the
-        source was set aside.
+        The samples in the order of the source, with all their features, and what of the source was
+        set aside.
 
     Raises:
         InputError: the data set is damaged: a file is missing, cut short or altered.
@@ -236,10 +236,10 @@ def read(directory: str | os.PathLike[str]) -> Samples:
 
 
 def _read_landmarks(path: str, samples: Samples) -> np.ndarray:
-    """float32 (N, 68, 2), the landmarks of `faces` from a CSV, whose labels must be theirs.
+    """The landmarks of samples from a CSV, whose labels must be theirs: float32 (N, 68, 2).
 
-    Its rows are those of the source: one made without what was set aside now would be matched to
-    other faces as soon as something else is.
+    The CSV has a row for each row of the source, those included that were set aside. If it lacked
+    them, its rows would belong to other faces as soon as something else is set aside.
     """
     landmarks, labels = landmarks_lib.read_csv(path)
     count = len(samples) + len(samples.rejected)
@@ -262,11 +262,11 @@ def _read_landmarks(path: str, samples: Samples) -> np.ndarray:
 
 
 def write(samples: Samples, root: str | os.PathLike[str], identity: str) -> pathlib.Path:
-    """Writes faces as a prepared data set, unless there is one of that identity.
+    """Writes samples as a prepared data set, unless there is one of that identity.
 
     Args:
-        faces: With landmarks. Images and landmarks may be anything that has rows taken like an
-            array: they are taken in blocks.
+        samples: with any features, which may stay on disk: rows are taken in blocks. Votes and
+            targets have no place in a prepared data set.
         root: Directory that holds the prepared data sets.
         identity: Names this one.
 
@@ -274,8 +274,13 @@ def write(samples: Samples, root: str | os.PathLike[str], identity: str) -> path
         The directory that `read` takes.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: it cannot be written, or the samples have what has no place in it.
     """
+    if samples.votes is not None or samples.targets is not None:
+        raise InputError(
+            "a prepared data set holds no votes and no targets: write the samples without them, "
+            "and add them when the data set has been read"
+        )
     import tensorflow_datasets as tfds
 
     from fermm.data import tfds_builder
@@ -344,10 +349,14 @@ def _check_writable(root: pathlib.Path) -> None:
         ) from error
 
 
-def _digest(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+def digest(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
-        with open(path, "rb") as file:
+        with open(expand(path), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}): check the path") from error

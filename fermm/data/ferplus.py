@@ -5,8 +5,9 @@ with crowd-sourced label distribution", 2016, https://arxiv.org/abs/1608.01041. 
 published at https://github.com/microsoft/FERPlus as `fer2013new.csv`, whose rows are FER2013's in
 its order. (Its column `Image name` counts otherwise from row 59 on and is not used.)
 
-The rules for majority and distribution are those of the authors' code: an emotion with a single
-vote is an outlier and loses it.
+The rules for majority and distribution are those of the authors' code (`src/ferplus.py`, modes
+"majority" and "crossentropy"). Both drop single votes first: an emotion that one annotator alone
+saw is taken for an outlier.
 """
 
 import csv
@@ -16,7 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fermm.data import fingerprints, splits
+from fermm.data import fingerprints, splits, stream
+from fermm.data.fer2013 import USAGES
 from fermm.errors import InputError
 from fermm.paths import expand
 from fermm.samples import Rejected, Samples
@@ -24,16 +26,13 @@ from fermm.samples import Rejected, Samples
 CLASSES = ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt")
 """The eight emotions, in the order of the columns of the file."""
 
-LABELS = ("majority", "votes")
-ANNOTATORS = 10
-
 _COLUMNS = (
     *("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt"),
     *("unknown", "NF"),
 )
-_USAGES = ("Training", "PublicTest", "PrivateTest")
 _SHARE = 0.75  # of the votes, up to which the largest are kept
-_KEPT = 3  # emotions at most
+_KEPT = 3  # columns at most
+_LINE_LIMIT = 1 << 12  # characters; a line has about 60, a file without line ends any number
 
 
 class Votes(NamedTuple):
@@ -62,92 +61,117 @@ def read(path: str | os.PathLike[str]) -> Votes:
     counts: list[list[int]] = []
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = csv.reader(file)
-            header = [name.strip() for name in next(lines, [])]
-            for name in ("Usage", *_COLUMNS):
-                if header.count(name) != 1:
-                    raise InputError(
-                        f"{path}, line 1: {header.count(name)} columns are called {name!r}; the "
-                        f"header of FER+'s fer2013new.csv is Usage,Image name,{','.join(_COLUMNS)}"
-                    )
-            usage, *columns = (header.index(name) for name in ("Usage", *_COLUMNS))
-            for row in lines:
-                where = f"{path}, line {lines.line_num}"
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise InputError(
-                        f"{where}: {len(row)} fields, needs {len(header)}; fetch the file again"
-                    )
-                if row[usage] not in _USAGES:
-                    raise InputError(
-                        f"{where}: Usage is {row[usage][:80]!r}, needs one of {', '.join(_USAGES)}"
-                    )
-                votes = [row[column].strip() for column in columns]
-                for name, value in zip(_COLUMNS, votes, strict=True):
-                    if not (value.isascii() and value.isdigit() and len(value) < 4):
-                        raise InputError(
-                            f"{where}: {name} is {value[:80]!r}, needs a number of votes"
-                        )
-                official.append(_USAGES.index(row[usage]))
-                counts.append([int(value) for value in votes])
-                if not sum(counts[-1]):
-                    raise InputError(f"{where}: has no votes; fetch the file again")
+            header = [name.strip() for name in _cells(path, 1, file.readline(_LINE_LIMIT))]
+            where = _columns(path, header)
+            lines = iter(lambda: file.readline(_LINE_LIMIT), "")
+            for number, line in enumerate(lines, start=2):
+                if row := _cells(path, number, line):
+                    split, votes = _parse(f"{path}, line {number}", row, header, where)
+                    official.append(split)
+                    counts.append(votes)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is not a CSV ({error}); fetch the file again") from None
+    except InputError:
+        raise
+    except (ValueError, csv.Error) as error:  # not UTF-8, or a NUL in the path
+        raise InputError(f"{path}: not a CSV text file ({error}); fetch the file again") from None
     if not counts:
-        raise InputError(f"{path}: has a header but no rows; fetch the file again")
+        raise InputError(f"{path}: no rows below the header; fetch the file again")
     return Votes(np.array(official, np.int8), np.array(counts, np.int64))
 
 
+def _cells(path: os.PathLike[str], number: int, line: str) -> list[str]:
+    """The cells of a line. Each line is a row: no quotes of this format protect a line end."""
+    if len(line) == _LINE_LIMIT:
+        raise InputError(
+            f"{path}, line {number}: has {_LINE_LIMIT} characters or more; fetch the file again"
+        )
+    return next(csv.reader([line]), [])
+
+
+def _columns(path: os.PathLike[str], header: list[str]) -> dict[str, int]:
+    """Where each column that is needed stands."""
+    for name in ("Usage", *_COLUMNS):
+        if header.count(name) != 1:
+            raise InputError(
+                f"{path}, line 1: {header.count(name)} columns are called {name!r}; the header of "
+                f"FER+'s fer2013new.csv is Usage,Image name,{','.join(_COLUMNS)}"
+            )
+    return {name: header.index(name) for name in ("Usage", *_COLUMNS)}
+
+
+def _parse(
+    here: str, row: list[str], header: list[str], where: dict[str, int]
+) -> tuple[int, list[int]]:
+    """The split and the votes of a row."""
+    if len(row) != len(header):
+        raise InputError(f"{here}: {len(row)} cells, needs {len(header)}; fetch the file again")
+    usage = row[where["Usage"]].strip()
+    if usage not in USAGES:
+        raise InputError(f"{here}: Usage is {usage[:20]!r}, needs one of {', '.join(USAGES)}")
+    votes = []
+    for name in _COLUMNS:
+        value = row[where[name]].strip()
+        if not (value.isascii() and value.isdigit() and len(value) < 4):
+            raise InputError(f"{here}: {name} is {value[:20]!r}, needs a number of votes, 0 to 999")
+        votes.append(int(value))
+    if not sum(votes):
+        raise InputError(f"{here}: has no votes; fetch the file again")
+    return USAGES.index(usage), votes
+
+
 def majority(counts: np.ndarray) -> np.ndarray:
-    """The column that has more than half of the votes, those of one left out: int64 (N,), or -1.
+    """Finds the column that has more than half of the votes, single votes dropped.
 
     Args:
         counts: int (N, 10), as in `Votes`.
+
+    Returns:
+        int64 (N,), the column, from 0 to 9; -1 where none has.
     """
-    kept = np.where(counts > 1, counts, 0)
+    kept = _without_single(counts)
     leading = kept.argmax(1)
     most = kept[np.arange(len(kept)), leading]
     return np.where(2 * most > kept.sum(1), leading, -1)
 
 
 def distributions(counts: np.ndarray) -> np.ndarray:
-    """The share of each column in the largest votes, float64 (N, 10); zeros for a row left out.
+    """Computes the share of each emotion in the largest votes, single votes dropped.
 
-    The largest votes are kept, equal ones in the order of the columns, until they make three
-    quarters of all or are three, those of one left out. A row is left out if "unknown" or "not a
-    face" is among them, unless it is the last and others were kept before it, or if they are not
-    more than half.
+    The largest votes are kept, one size after the other, equal ones together, until they make three
+    quarters of all or belong to three columns. Where "unknown" or "not a face" comes up before
+    that, the search ends without it. A row has no distribution if nothing was kept by then, if what
+    was kept is not more than half of the votes, or if it belongs to more than three columns, as
+    equal votes may.
 
     Args:
         counts: int (N, 10), as in `Votes`.
+
+    Returns:
+        float64 (N, 8), each row summing to 1, or zeros where there is no distribution.
     """
-    result = np.zeros(counts.shape)
-    for row, all_votes in zip(result, counts, strict=True):
-        votes = np.where(all_votes > 1, all_votes, 0)
-        kept = _largest(votes)
-        total = kept.sum()
-        if 2 * total > votes.sum() and (kept > 0).sum() <= _KEPT and kept.argmax() < len(CLASSES):
-            row[:] = kept / total
-    return result
+    patterns, row_of = np.unique(counts, axis=0, return_inverse=True)  # a few thousand of them
+    return np.array([_distribution(votes) for votes in patterns])[row_of.reshape(-1)]
 
 
-def _largest(votes: np.ndarray) -> np.ndarray:
+def _distribution(counts: np.ndarray) -> np.ndarray:
+    """`distributions` of one row, (10,) -> (8,)."""
+    votes = _without_single(counts)
     left, kept = votes.copy(), np.zeros_like(votes)
-    total = votes.sum()
-    while kept.sum() < _SHARE * total and (kept > 0).sum() < _KEPT:
+    while kept.sum() < _SHARE * votes.sum() and np.count_nonzero(kept) < _KEPT:
         most = left.max()
-        for column in np.flatnonzero(left == most):
-            left[column] = 0
-            if column >= len(CLASSES):
-                if not kept.any():
-                    kept[column] = most
-                return kept
-            kept[column] = most
-    return kept
+        equal = np.flatnonzero(left == most)
+        emotions = equal[equal < len(CLASSES)]
+        kept[emotions], left[emotions] = most, 0
+        if len(emotions) < len(equal):  # "unknown" or "not a face" has as many
+            break
+    if 2 * kept.sum() <= votes.sum() or np.count_nonzero(kept) > _KEPT:
+        kept[:] = 0
+    return kept[: len(CLASSES)] / max(kept.sum(), 1)
+
+
+def _without_single(counts: np.ndarray) -> np.ndarray:
+    return np.where(counts > 1, counts, 0)
 
 
 def relabel(samples: Samples, path: str | os.PathLike[str], kind: str) -> tuple[Samples, str]:
@@ -156,13 +180,14 @@ def relabel(samples: Samples, path: str | os.PathLike[str], kind: str) -> tuple[
     Args:
         samples: of FER2013, whose `rows` are those of its CSV.
         path: `fer2013new.csv`.
-        kind: "majority": the label is the emotion with more than half of the votes; the other rows
-            are set aside. "votes": `targets` are `distributions`, and the label is the first of the
-            largest.
+        kind: "majority": the label is the emotion with more than half of the votes, see `majority`.
+            "votes": `targets` are `distributions`, and the label is the emotion with the largest
+            share, of equal ones the first. Rows without a label are set aside.
 
     Returns:
-        Samples with `classes` CLASSES and `votes`, the share of each emotion in all votes for
-        emotions; and a sentence that says how many were set aside for what.
+        The samples that have a label, with `classes` CLASSES and `votes`, the share of each emotion
+        in all votes for emotions, single ones included; and a sentence that says how many were set
+        aside and why. Features that stay on disk stay there.
 
     Raises:
         InputError: a bad file, or the samples are not FER2013's rows.
@@ -175,30 +200,32 @@ def relabel(samples: Samples, path: str | os.PathLike[str], kind: str) -> tuple[
     else:
         shares = distributions(counts)
         labels = np.where(shares.any(1), shares.argmax(1), -1)
-        targets = shares[:, : len(CLASSES)].astype(np.float32)
+        targets = shares.astype(np.float32)
     chosen = np.flatnonzero((labels >= 0) & (labels < len(CLASSES)))
     if not len(chosen):
         raise InputError(f"{path}: no sample has a label by {kind!r}; check that it is FER+'s file")
+    without = ~np.isin(np.arange(len(labels)), chosen)
+    leading = labels if kind == "majority" else _without_single(counts).argmax(1)
     reasons = {
-        "no majority" if kind == "majority" else "votes too much divided": labels == -1,
-        "unknown": labels == len(CLASSES),
-        "not a face": labels == len(CLASSES) + 1,
+        "unknown": without & (leading == len(CLASSES)),
+        "not a face": without & (leading == len(CLASSES) + 1),
     }
-    if kind == "votes":  # the rule does not say which of the reasons it is
-        leading = np.where(counts > 1, counts, 0).argmax(1)
-        reasons["unknown"] = (labels == -1) & (leading == len(CLASSES))
-        reasons["not a face"] = (labels == -1) & (leading == len(CLASSES) + 1)
-        reasons["votes too much divided"] &= leading < len(CLASSES)
+    reasons = {"no majority": without & ~np.any([*reasons.values()], axis=0), **reasons}
     rejected = {
-        int(samples.rows[i]): Rejected(f"row {samples.rows[i] + 1}", f"FER+: {reason}")
+        int(samples.rows[i]): Rejected(
+            f"row {samples.rows[i]} (the first is 0)", f"FER+ by {kind}: {reason}"
+        )
         for reason, where in reasons.items()
         for i in np.flatnonzero(where)
     }
     emotions = counts[chosen, : len(CLASSES)]
     relabelled = dataclasses.replace(
-        samples.take(chosen),
+        samples,
+        features={name: stream.select(x, chosen) for name, x in samples.features.items()},
         labels=labels[chosen].astype(np.int32),
         classes=CLASSES,
+        rows=samples.rows[chosen],
+        official=samples.official[chosen],
         votes=(emotions / emotions.sum(1, keepdims=True)).astype(np.float32),
         targets=None if targets is None else targets[chosen],
         rejected=(*samples.rejected, *(rejected[row] for row in sorted(rejected))),

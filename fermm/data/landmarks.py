@@ -40,7 +40,10 @@ from fermm.data import processes
 from fermm.errors import InputError
 from fermm.faces import EMOTIONS, FACE_REGIONS, IMAGE_SIZE, IMAGES, MIRRORED_POINTS, POINTS
 from fermm.paths import CACHE_DIR, bring_to_disk, expand, make_directory, whole
-from fermm.samples import as_column
+from fermm.samples import Feature, as_column
+
+QUALITY = Feature((), "float32", "pixels between landmarks and those of the mirror image", 0)
+"""The feature `landmark_quality`, see `quality`."""
 
 PREDICTOR_FILE = "shape_predictor_68_face_landmarks.dat"
 PUBLISHED_PREDICTOR = "fbdc2cb80eb9aa7a758672cbfdda32ba6300efe9b6e6c7a299ff7e736b11b92f"

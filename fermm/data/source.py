@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from fermm.data.config import DataConfig
 from fermm.errors import InputError, printable
 from fermm.faces import EMOTIONS, FEATURES
 from fermm.paths import NoHomeError, expand, whole
-from fermm.samples import DERIVED, Feature, Rejected, Samples
+from fermm.samples import DERIVED, Feature, Rejected, Samples, same_function
 
 
 class Description(NamedTuple):
@@ -48,7 +48,8 @@ def register_source(
     """Decorator for a function that reads samples: `config.data.source = name` calls it.
 
     The function takes the `DataConfig` and, as keyword arguments, what `config.data.arguments`
-    holds; it returns `fermm.samples.Samples`.
+    holds; it returns `fermm.samples.Samples`. An argument that is annotated as an int, float, str
+    or bool is refused if it is something else, and one without a default is required.
 
     Args:
         name: in the config.
@@ -63,20 +64,26 @@ def register_source(
 
     def add(function: F) -> F:
         known = SOURCES.get(name)
-        # A file may be imported twice: a config is, under another module name.
-        if known is not None and known.read.__qualname__ != function.__qualname__:
+        if known is not None and not same_function(known.read, function):
             raise ValueError(
                 f"the source {name!r} is registered already, by {known.read.__qualname__}"
             )
-        parameters = inspect.signature(arguments or function).parameters
-        if arguments is None:
-            parameters = {  # type: ignore[assignment]
-                k: p for k, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY
-            }
+        parameters = {
+            key: parameter
+            for key, parameter in _signature(arguments or function).parameters.items()
+            if arguments is not None or parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        }
         SOURCES[name] = _Reader(function, parameters, description)
         return function
 
     return add
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function, eval_str=True)  # annotations may be strings
+    except NameError:  # of a name that is there for type checkers alone
+        return inspect.signature(function)
 
 
 class Source(NamedTuple):
@@ -120,12 +127,17 @@ def check(data: DataConfig) -> None:
     kinds = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}
     for name, value in data.arguments.items():
         if name not in reader.arguments:
-            config.unknown("config.data.arguments", name, reader.arguments)
+            _refuse_argument(data.source, name, reader.arguments)
         kind = reader.arguments[name].annotation
         good = isinstance(value, (int, float) if kind is float else kind) if kind in kinds else True
         if not good or (isinstance(value, bool) and kind in (int, float)):
             raise InputError(
                 f"config.data.arguments.{name} is {config.short(value)}, needs {kinds[kind]}"
+            )
+    for name, parameter in reader.arguments.items():
+        if parameter.default is inspect.Parameter.empty and name not in data.arguments:
+            raise InputError(
+                f"config.data.arguments.{name} is missing: the source {data.source!r} needs it"
             )
     expand(data.predictor)
     try:
@@ -148,8 +160,19 @@ def check(data: DataConfig) -> None:
         dataset.check_landmarks(data.landmarks)
 
 
+def _refuse_argument(source: str, name: str, known: Mapping[str, Any]) -> NoReturn:
+    if not known:
+        raise InputError(
+            f"config.data.arguments: the source {source!r} takes none, and {name!r} is given"
+        )
+    config.unknown("config.data.arguments", name, known)
+
+
 def describe(data: DataConfig) -> Description | None:
-    """What `load` will give, those features included that can be computed; None if not known."""
+    """What `load` will give, as far as it is known without reading; None if nothing is.
+
+    Features that can be computed from others are among its features.
+    """
     described = SOURCES[data.source].description
     if described is None or (data.source == "fer2013" and dataset.is_prepared(data.path)):
         return None
@@ -167,10 +190,12 @@ def load(data: DataConfig, features: Iterable[str] = ()) -> Source:
             function is registered for it, see `fermm.samples.register_feature`.
 
     Raises:
-        InputError: a bad field or file, or a feature that nothing gives.
+        InputError: a bad field or file, samples that do not fit together, or a feature that nothing
+            gives.
     """
     check(data)
     samples = SOURCES[data.source].read(data, **data.arguments)
+    _check_samples(data.source, samples)
     recognised = _recognise(samples)
     title, note = _title(data, recognised), _note(data, samples, recognised)
     notes = (note,) if note else ()
@@ -235,8 +260,35 @@ def read_synthetic(data: DataConfig, **arguments: Any) -> Samples:
     return synthetic.draw(**arguments)
 
 
+def _check_samples(source: str, samples: Samples) -> None:
+    """Checks what a source gives, which may be the user's own.
+
+    Raises:
+        InputError: it is not `Samples` that fit together.
+    """
+    if not isinstance(samples, Samples):
+        raise InputError(
+            f"the source {source!r} returns {type(samples).__name__}, needs fermm.samples.Samples"
+        )
+    if not len(samples):
+        raise InputError(f"the source {source!r} gives no samples; see to config.data")
+    try:
+        samples.check()
+    except InputError as error:
+        raise InputError(f"the source {source!r} gives samples whose {error}") from None
+    columns: list[Any] = [*samples.features.values()]
+    streamed = [column.records for column in columns if isinstance(column, stream.Column)]
+    if streamed and (len(streamed) < len(columns) or any(x is not streamed[0] for x in streamed)):
+        raise InputError(
+            f"the source {source!r} gives features of which some are columns of one data set on "
+            "disk and others are not; give all from one place"
+        )
+
+
 def derive(samples: Samples, name: str) -> Samples:
     """The samples with the feature `name`, computed unless it is there.
+
+    Where the other features stay on disk it is computed whenever rows are taken.
 
     Raises:
         InputError: nothing gives it, or what computes it returns something else than it says.
@@ -244,12 +296,15 @@ def derive(samples: Samples, name: str) -> Samples:
     if name in samples.features:
         return samples
     if name not in DERIVED:
-        config.unknown("a network reads the feature", name, {**samples.features, **DERIVED})
+        raise InputError(
+            f"a network reads the feature {name!r}, which the data do not have and no registered "
+            f"function computes; they have {', '.join(samples.features)}"
+        )
     derived = DERIVED[name]
     for needed in derived.reads:
         samples = derive(samples, needed)
-    columns = [samples.features[needed] for needed in derived.reads]
-    if any(isinstance(column, stream.Column) for column in columns):
+    columns: list[Any] = [samples.features[needed] for needed in derived.reads]
+    if isinstance(columns[0], stream.Column):
         column: Any = stream.DerivedColumn(name, columns)
     else:
         column = np.concatenate(
@@ -280,7 +335,7 @@ def fingerprint(data: DataConfig) -> str | None:
         return hashlib.sha256(repr(known).encode()).hexdigest()
     found = dataset.identify(data.path, data.landmarks, data.predictor or None, data.cache_dir)
     if data.labels != "original":
-        found += "-" + hashlib.sha256(expand(data.votes).read_bytes()).hexdigest()[:16]
+        found += f"-{dataset.digest(data.votes)[:16]}"
     return found
 
 
@@ -307,7 +362,7 @@ def write_rejected(file: Path, origin: str, samples: Samples) -> None:
 
 
 def _recognise(samples: Samples) -> fingerprints.Recognised:
-    """What the samples have in common with FER2013."""
+    """Looks for FER2013's rows among the samples."""
     if samples.classes != EMOTIONS or samples.identity != ("images",):
         return fingerprints.Recognised(fingerprints.OTHER, 0)
     return fingerprints.recognise(splits.digests(samples), samples.labels)

@@ -6,6 +6,7 @@ stay on disk; `chunks` reads such columns ahead of a training loop. Both give bi
 """
 
 import contextlib
+import dataclasses
 import io
 import json
 import math
@@ -19,12 +20,21 @@ import numpy as np
 from fermm.data import processes
 from fermm.errors import InputError, printable
 from fermm.paths import expand
-from fermm.samples import DERIVED, SPLITS, UNKNOWN_SPLIT, Feature, Origin, Rejected, Samples
+from fermm.samples import (
+    DERIVED,
+    SPLITS,
+    UNKNOWN_SPLIT,
+    Feature,
+    Origin,
+    Rejected,
+    Samples,
+    first_bad,
+)
 
 _FIELDS = {
-    "label": Feature((), "int32"),
-    "official": Feature((), "int8"),
-    "row": Feature((), "int64"),
+    "label": Feature((), "int32", low=0),
+    "official": Feature((), "int8", low=UNKNOWN_SPLIT, high=len(SPLITS) - 1),
+    "row": Feature((), "int64", low=0),
 }
 QUARANTINE = "-quarantine"  # ends the identity of a data set for which rows were set aside
 _METADATA = "metadata.json"  # TFDS's name for it
@@ -123,20 +133,12 @@ class Records:
         return columns
 
     def _check_values(self, columns: Mapping[str, np.ndarray]) -> None:
-        limits = {
-            "label": (0, len(self.classes) - 1),
-            "official": (UNKNOWN_SPLIT, len(SPLITS) - 1),
-            "row": (0, None),
-        }
         for name, column in columns.items():
             feature = self.describe(name)
-            low, high = limits.get(name, (feature.low, feature.high))
-            if not np.isfinite(column).all():
-                raise ValueError(f"a value of {name} is not a finite number")
-            if (low is not None and (column < low).any()) or (
-                high is not None and (column > high).any()
-            ):
-                raise ValueError(f"a value of {name} is {column.min()} or {column.max()}")
+            if name == "label":
+                feature = dataclasses.replace(feature, high=len(self.classes) - 1)
+            if (at := first_bad(feature, column)) is not None:
+                raise ValueError(f"a value of {name} is {column[at]}")
 
     def close(self) -> None:
         """Closes the files; another read opens them again.
@@ -174,14 +176,16 @@ def _flat(array: np.ndarray) -> np.ndarray:
 
 
 def _read_described(noted: Mapping[str, Any]) -> dict[str, Feature]:
-    """The features that the metadata describe, whose sizes are sensible."""
+    """The features that the metadata describe.
+
+    Raises:
+        ValueError: one is described as what it cannot be.
+    """
     described = {}
     for name, value in noted.items():
         feature = Feature.from_json(value)
-        kind = np.dtype(feature.dtype).kind
-        size = math.prod(feature.shape)
-        if kind not in "biuf" or not 0 < size < _VALUES or min(feature.shape, default=1) < 1:
-            raise ValueError(f"{_METADATA} describes {printable(name)} as what it cannot be")
+        if math.prod(feature.shape) > _VALUES:
+            raise ValueError(f"{_METADATA} describes {printable(name)} as larger than it can be")
         described[printable(name)] = feature
     return described
 
@@ -265,6 +269,11 @@ class Column:
         return self[:].astype(dtype or self.dtype, copy=False)
 
 
+def select(column: Any, rows: np.ndarray) -> Any:
+    """The rows `rows`, int (M,), of an array, or of a column that stays on disk."""
+    return column.at(rows) if isinstance(column, Column) else column[rows]
+
+
 class DerivedColumn(Column):
     """A feature that is computed from columns on disk whenever rows are taken.
 
@@ -272,7 +281,7 @@ class DerivedColumn(Column):
         columns: what it is computed from, in the order in which its function takes them.
     """
 
-    def __init__(self, name: str, columns: Sequence[Any]) -> None:
+    def __init__(self, name: str, columns: Sequence[Column]) -> None:
         feature = DERIVED[name].feature
         self.name, self.columns = name, columns
         self.dtype, self.shape = np.dtype(feature.dtype), (len(columns[0]), *feature.shape)
@@ -380,7 +389,8 @@ def chunks(
             by spawn, a script that asks for them needs `if __name__ == "__main__":`.
 
     Yields:
-        For each name an array (size, ...).
+        For each name an array (size, ...). Derived features are computed where the records are
+        read; with workers in this process, since the others need not know the user's functions.
 
     Close the generator (`contextlib.closing`) if it may not be read to its end: that ends the
     processes. They also end with this process, however it ends.
@@ -395,7 +405,9 @@ def chunks(
         # grain 0.2 reads one of its flags as it starts a process, which absl takes for a mistake
         # in a program that has no flags. A later `app.run` parses them all the same.
         flags.FLAGS.mark_as_parsed()
-    dataset = grain.MapDataset.source(_Chunks(columns, rows, size)).to_iter_dataset(
+    stored = {name: column for each in columns.values() for name, column in _stored(each).items()}
+    chunks = _Chunks(stored if workers else columns, rows, size)
+    dataset = grain.MapDataset.source(chunks).to_iter_dataset(
         grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
     )
     # Through pipes: of grain's blocks of shared memory some were left over at the end, with a
@@ -407,12 +419,16 @@ def chunks(
         worker_init_fn=_start_worker,
     )
     iterator = iter(dataset)
+
+    def finished(chunk: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: _take(each, chunk) for name, each in columns.items()} if workers else chunk
+
     try:
         with processes.starting() if workers else contextlib.nullcontext():
             first = next(iterator, None)
         if first is not None:
-            yield first
-        yield from iterator
+            yield finished(first)
+        yield from map(finished, iterator)
     except RuntimeError as error:
         if "terminated unexpectedly" not in str(error):
             raise
@@ -444,14 +460,15 @@ class _Chunks:
         return {name: _take(column, read) for name, column in self._columns.items()}
 
 
-def _stored(column: Column) -> list[str]:
-    """The features on disk that a column is read from."""
+def _stored(column: Column) -> dict[str, Column]:
+    """The columns on disk that a column is read from, by the names of their features."""
     if isinstance(column, DerivedColumn):
-        return [name for each in column.columns for name in _stored(each)]
-    return [column.name]
+        return {name: found for each in column.columns for name, found in _stored(each).items()}
+    return {column.name: column}
 
 
 def _take(column: Column, read: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What a column has, given what was read of those that it is read from."""
     if isinstance(column, DerivedColumn):
         return compute(column.name, [_take(each, read) for each in column.columns])
     return read[column.name]

@@ -19,7 +19,6 @@ SHARD = 50_000
 
 _BLOCK = 1024  # samples taken at a time from what may lie on disk
 
-
 FIELDS = ("label", "official", "row")
 """What an example holds beside its features."""
 
@@ -54,7 +53,7 @@ def describe(
     identity: Sequence[str],
     origin: Origin,
 ) -> dict[str, Any]:
-    """What the metadata of a prepared data set say, see `fermm.samples.Samples`."""
+    """The metadata of a prepared data set, see `fermm.samples.Samples`."""
     return {
         "features": {name: each.to_json() for name, each in described.items()},
         "classes": list(classes),
@@ -71,7 +70,7 @@ class Info(tfds.core.DatasetInfo):
 
 
 def example(samples: Samples, i: int) -> dict[str, Any]:
-    """Sample `i` as TFDS encodes it."""
+    """Sample `i` as TFDS takes it: a dict of what `features` describes."""
     return {name: column[i] for name, column in samples.features.items()} | {
         "label": int(samples.labels[i]),
         "official": samples.official[i],

@@ -8,7 +8,6 @@ import numpy as np
 
 from configs import synthetic
 from fermm import config, models
-from fermm.data import synthetic as drawn
 from fermm.train import partition, steps
 from fermm.train.config import TrainConfig
 from fermm.train.job import Job
@@ -110,24 +109,6 @@ def with_config(job, **changes):
 
 def without_seconds(history):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
-
-
-def train_predictor(path, seed=0):
-    """Trains a small 68-point predictor with dlib, in a second, and saves it (20 kB) to `path`."""
-    import dlib
-
-    faces = drawn.draw(20, seed)
-    box = dlib.rectangle(0, 0, 48, 48)
-    shapes = [
-        [dlib.full_object_detection(box, [dlib.point(x, y) for x, y in points])]
-        for points in np.rint(faces.features["landmarks"]).astype(int).tolist()
-    ]
-    options = dlib.shape_predictor_training_options()
-    options.tree_depth, options.cascade_depth, options.num_trees_per_cascade_level = 1, 2, 5
-    options.oversampling_amount, options.feature_pool_size, options.num_test_splits = 1, 50, 3
-    options.random_seed = str(seed)
-    dlib.train_shape_predictor(list(faces.features["images"]), shapes, options).save(str(path))
-    return path
 
 
 class StopAfter(Stop):

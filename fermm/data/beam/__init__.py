@@ -31,12 +31,9 @@ from fermm.data import fer2013, landmarks, tfds_builder
 from fermm.errors import InputError
 from fermm.faces import EMOTIONS, FEATURES, LANDMARKS
 from fermm.paths import expand, whole
-from fermm.samples import Feature, Origin, Samples
+from fermm.samples import Origin, Samples
 
 BLOCK = 256  # faces that go through the pipeline as one element
-
-
-QUALITY = Feature((), "float32", "spread of the landmarks in pixels, see landmarks.quality", 0)
 
 
 class LargeFaces(tfds.core.GeneratorBasedBuilder):
@@ -51,7 +48,7 @@ class LargeFaces(tfds.core.GeneratorBasedBuilder):
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        described = {**FEATURES, "landmark_quality": QUALITY}
+        described = {**FEATURES, "landmark_quality": landmarks.QUALITY}
         return tfds_builder.Info(
             builder=self,
             description="Faces with the 68 landmarks of each, and the quality of these.",
@@ -172,7 +169,7 @@ def _add_quality(samples: Samples, method: str, predictor: str | None, sha256: s
     del sha256  # looked at when the landmarks were found
     images, found = (samples.features[name] for name in ("images", "landmarks"))
     quality = landmarks.quality(images, found, method, predictor=predictor)
-    return samples.with_feature("landmark_quality", QUALITY, quality)
+    return samples.with_feature("landmark_quality", landmarks.QUALITY, quality)
 
 
 def _examples(samples: Samples) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -6,7 +6,13 @@ import zipfile
 import numpy as np
 import pytest
 from PIL import Image
-from test_fer2013 import (
+
+from fermm.data import fer2013, splits
+from fermm.data.fer2013 import EMOTION_WORDS
+from fermm.errors import InputError
+from fermm.faces import EMOTIONS
+from fermm.samples import UNKNOWN_SPLIT
+from helpers.fer2013 import (
     GREY,
     ICML,
     KAGGLE,
@@ -18,10 +24,6 @@ from test_fer2013 import (
     save_folders,
     save_zip,
 )
-
-from fermm.data import fer2013, splits
-from fermm.data.faces import EMOTION_WORDS, EMOTIONS, UNKNOWN_USAGE
-from fermm.errors import InputError
 
 MODES = fer2013.ON_ERROR
 
@@ -41,7 +43,7 @@ def packed(root):
 def read_both(root, **keywords):
     """What is read of a folder, which has to be what is read of its zip."""
     faces, zipped = fer2013.read(root, **keywords), fer2013.read(packed(root), **keywords)
-    assert_faces(zipped, (faces.images, faces.labels, faces.usage))
+    assert_faces(zipped, (faces.features["images"], faces.labels, faces.official))
     return faces
 
 
@@ -63,10 +65,18 @@ def refusals(root):
 def test_three_folders_tell_the_usage(tmp_path, val):
     names = ("train/sad/a.png", f"{val}/happy/b.png", "test/fear/c.png")
     faces = read_both(save(tmp_path / "root", *names))
-    columns = faces.images[:, 0, 0].tolist(), faces.labels.tolist(), faces.usage.tolist()
+    columns = (
+        faces.features["images"][:, 0, 0].tolist(),
+        faces.labels.tolist(),
+        faces.official.tolist(),
+    )
     assert sorted(zip(*columns, strict=True)) == [(1, 4, 0), (2, 3, 1), (3, 2, 2)]
     official = splits.split(faces, "official")
-    assert [faces.images[rows, 0, 0].tolist() for rows in official.values()] == [[1], [2], [3]]
+    assert [faces.features["images"][rows, 0, 0].tolist() for rows in official.values()] == [
+        [1],
+        [2],
+        [3],
+    ]
 
 
 @pytest.mark.parametrize("case", [str.lower, str.title, str.upper])
@@ -76,23 +86,23 @@ def test_the_challenge_s_own_names_of_folders(tmp_path, case):
         *(f"{case(x)}/sad/x.png" for x in ("training", "publictest", "privatetest")),
     )
     faces = read_both(root)
-    assert faces.usage[np.argsort(faces.images[:, 0, 0])].tolist() == [0, 1, 2]
+    assert faces.official[np.argsort(faces.features["images"][:, 0, 0])].tolist() == [0, 1, 2]
 
 
 def test_train_and_val_without_test(tmp_path):
     faces = read_both(save(tmp_path / "root", "train/sad/a.png", "val/sad/b.png"))
-    assert faces.usage.tolist() == [0, 1]
+    assert faces.official.tolist() == [0, 1]
     with pytest.raises(
-        InputError, match=r"leaves no face for test: it takes the PrivateTest faces"
+        InputError, match=r"leaves none for test: the source assigns no sample to it; use"
     ):
         splits.split(faces, "official")
 
 
 def test_train_and_test_do_not_tell_which_test(tmp_path):
     faces = read_both(save(tmp_path / "root", "train/sad/a.png", "test/sad/b.png"))
-    assert faces.usage.tolist() == [UNKNOWN_USAGE] * 2
+    assert faces.official.tolist() == [UNKNOWN_SPLIT] * 2
     faces = read_both(save(tmp_path / "own", "train/sad/a.png", "privatetest/sad/b.png"))
-    assert sorted(faces.usage.tolist()) == [0, 2]
+    assert sorted(faces.official.tolist()) == [0, 2]
 
 
 def test_names_tell_what_test_holds_and_the_order(tmp_path):
@@ -112,9 +122,9 @@ def test_names_tell_what_test_holds_and_the_order(tmp_path):
 )
 def test_names_that_contradict_their_folders_tell_nothing(tmp_path, contradiction):
     root = save(tmp_path / "root", "train/sad/Training_1.png", contradiction)
-    assert read_both(root).usage.tolist() == [UNKNOWN_USAGE] * 2
+    assert read_both(root).official.tolist() == [UNKNOWN_SPLIT] * 2
     root = save(tmp_path / "val", "train/sad/Training_1.png", "val/sad/PrivateTest_1.png")
-    assert read_both(root).usage.tolist() == [UNKNOWN_USAGE] * 2
+    assert read_both(root).official.tolist() == [UNKNOWN_SPLIT] * 2
     with pytest.raises(InputError, match=r"unknown for 2 of 2 .* that do not contradict"):
         splits.split(fer2013.read(root), "official")
 

@@ -1,103 +1,49 @@
 """Reading FER2013: the forms agree, and every bad input is refused with one exact line."""
 
 import hashlib
-import io
 import os
 import pathlib
 import re
 import shutil
-import struct
 import zipfile
-import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from fermm.data import fer2013
-from fermm.data.faces import EMOTIONS, UNKNOWN_USAGE, USAGES
 from fermm.errors import InputError
+from fermm.faces import EMOTIONS
+from fermm.samples import UNKNOWN_SPLIT
+from helpers.fer2013 import (
+    AGAIN,
+    FORMS,
+    GREY,
+    HEADER,
+    ICML,
+    KAGGLE,
+    MISPLACED,
+    NEEDED_FOLDER,
+    NEEDED_PIXEL,
+    NO_PICTURE,
+    ORDER,
+    PICTURE,
+    assert_faces,
+    csv_text,
+    draw,
+    encoded,
+    png_claiming,
+    refusal,
+    row,
+    save_folders,
+    save_zip,
+)
 
-HEADER = b"emotion,pixels,Usage\n"
-FORMS = (
-    "FER2013 is read from its CSV, from image folders, or from a folder or zip that holds one of "
-    "these"
-)
-AGAIN = "the file is damaged, fetch it again"
-NEEDED_PIXEL = (
-    "needs an integer from 0 to 255, and one blank or comma between two pixels; correct the row"
-)
-ORDER = "0 angry, 1 disgust, 2 fear, 3 happy, 4 sad, 5 surprise, 6 neutral"
 NEEDED_EMOTION = f"needs one of {ORDER}; correct the row"
 RENAME = "if they mean another one, write the names of the emotions instead of all numbers"
-NEEDED_FOLDER = "needs one of angry, disgust, fear, happy, sad, surprise, neutral"
-PLACES = "train/<emotion>/, val/<emotion>/ or test/<emotion>/"
-NO_PICTURE = f"has no picture (.png, .jpg, .jpeg, .bmp) in {PLACES}"
-MISPLACED = f"needs to lie in {PLACES}; move it"
-
-
-def draw(count=20):
-    """Random faces in FER2013's order: Training, then PublicTest, then PrivateTest."""
-    random = np.random.default_rng(2013)
-    images = random.integers(0, 256, (count, 48, 48), np.uint8)
-    images[0] = np.arange(48 * 48).reshape(48, 48) % 256  # every value, of every length
-    labels = random.integers(0, 7, count, np.int32)
-    usage = np.sort(random.integers(0, 3, count)).astype(np.int8)
-    return images, labels, usage
-
-
-def pixels(image):
-    return " ".join(map(str, image.ravel().tolist()))
-
-
-def csv_text(faces, order=("emotion", "pixels", "Usage"), separator=",", quote=""):
-    lines = [separator.join(order)]
-    for image, label, usage in zip(*faces, strict=True):
-        row = {"emotion": label, "pixels": pixels(image), "Usage": USAGES[usage]}
-        lines.append(separator.join(f"{quote}{row[name]}{quote}" for name in order))
-    return "\n".join(lines) + "\n"
-
-
-def save_folders(root, faces, name="{usage}_{number:05d}.png"):
-    for i, (image, label, usage) in enumerate(zip(*faces, strict=True)):
-        folder = root / ("train" if usage == 0 else "test") / EMOTIONS[label]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(folder / name.format(usage=USAGES[usage], number=i))
-    return root
-
-
-def save_zip(path, root, lead=""):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(root.rglob("*")):
-            archive.write(file, lead + file.relative_to(root).as_posix())
-    return path
-
-
-def assert_faces(read, faces):
-    images, labels, usage = faces
-    for got, want in (
-        (read.images, images),
-        (read.labels, labels),
-        (read.usage, usage),
-        (read.rows, np.arange(len(labels))),
-    ):
-        np.testing.assert_array_equal(got, want)
-    dtypes = [read.images.dtype, read.labels.dtype, read.usage.dtype, read.rows.dtype]
-    assert dtypes == [np.uint8, np.int32, np.int8, np.int64]
-    assert read.landmarks is None
-
-
-def refusal(path, on_error="stop"):
-    with pytest.raises(InputError) as caught:
-        fer2013.read(path, on_error=on_error)
-    return str(caught.value)
 
 
 # --- CSV ---------------------------------------------------------------------------------------
-
-
-KAGGLE = csv_text(draw())
-ICML = csv_text(draw(), order=("emotion", "Usage", "pixels"), separator=", ")
 
 
 NOUNS = ("anger", "disgusted", "fearful", "happiness", "sadness", "surprised", "neutrality")
@@ -189,7 +135,7 @@ def test_csv_without_usage(tmp_path):
     images, labels, _ = draw()
     path = tmp_path / "faces.csv"
     path.write_text(csv_text(draw(), order=("emotion", "pixels")))
-    assert_faces(fer2013.read(path), (images, labels, [UNKNOWN_USAGE] * 20))
+    assert_faces(fer2013.read(path), (images, labels, [UNKNOWN_SPLIT] * 20))
 
 
 def numbered(labels):
@@ -237,15 +183,6 @@ def test_csv_progress_is_in_bytes(tmp_path, monkeypatch):
     fer2013.read(path, lambda done, total: calls.append((done, total)))
     ends = [i + 1 for i, c in enumerate(KAGGLE) if c == "\n"]
     assert calls == [(ends[8], len(KAGGLE)), (ends[16], len(KAGGLE)), (len(KAGGLE), len(KAGGLE))]
-
-
-def row(image=None, emotion="3", usage="Training", change=None):
-    """One CSV row, with `change` = (1-based pixel, its text)."""
-    values = (["7"] * 48 * 48) if image is None else image
-    if change:
-        values = [*values]
-        values[change[0] - 1] = change[1]
-    return f"{emotion},{' '.join(values)},{usage}\n".encode()
 
 
 def bad_pixel(position, text):
@@ -505,7 +442,7 @@ def test_folders_and_zip_equal_the_csv(tmp_path, suffix):
     ):
         read = fer2013.read(source)
         assert_faces(read, faces)
-        assert_faces(csv, (read.images, read.labels, read.usage))
+        assert_faces(csv, (read.features["images"], read.labels, read.official))
 
 
 def test_jpeg(tmp_path):
@@ -539,7 +476,7 @@ def test_usage_is_unknown_if_one_name_hides_it(tmp_path):
     for image, name in zip(images, names, strict=True):
         (tmp_path / name).parent.mkdir(parents=True)
         Image.fromarray(image).save(tmp_path / name)
-    assert_faces(fer2013.read(tmp_path), (images[[2, 1, 0]], [4, 2, 4], [UNKNOWN_USAGE] * 3))
+    assert_faces(fer2013.read(tmp_path), (images[[2, 1, 0]], [4, 2, 4], [UNKNOWN_SPLIT] * 3))
 
 
 def test_other_files_are_ignored(tmp_path):
@@ -576,25 +513,6 @@ def test_folder_progress_is_in_pictures(tmp_path):
     assert calls == [(1, 3), (2, 3), (3, 3)]
 
 
-def encoded(image, kind="PNG"):
-    data = io.BytesIO()
-    image.save(data, kind)
-    return data.getvalue()
-
-
-def png_claiming(width, height):
-    def chunk(name, data):
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-GREY = encoded(Image.new("L", (48, 48)))
-PICTURE = f"is not an intact PNG, JPEG or BMP picture; {AGAIN}"
 MODE = "has mode {}, needs L; convert it to 8-bit grey"
 COLOURS = "has colours; use FER2013's original, which is grey"
 TRANSPARENT = "is transparent in parts; convert it to 8-bit grey"
@@ -785,7 +703,7 @@ def test_digest_of_folders(tmp_path):
 @pytest.mark.skipif("FERMM_FER2013" not in os.environ, reason="needs the path of FER2013's CSV")
 def test_fer2013_itself():
     faces = fer2013.read(os.environ["FERMM_FER2013"])
-    assert faces.images.shape == (35_887, 48, 48)
+    assert faces.features["images"].shape == (35_887, 48, 48)
     assert np.bincount(faces.labels).tolist() == [4953, 547, 5121, 8989, 6077, 4002, 6198]
-    assert np.bincount(faces.usage).tolist() == [28_709, 3589, 3589]
-    assert faces.images.sum(dtype=np.int64) == 10_698_049_677
+    assert np.bincount(faces.official).tolist() == [28_709, 3589, 3589]
+    assert faces.features["images"].sum(dtype=np.int64) == 10_698_049_677

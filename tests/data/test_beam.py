@@ -2,7 +2,7 @@
 source, in its order.
 
 Beam conflicts with the other tests' packages; they are skipped there, and run by
-`uv run --isolated --no-dev --group beam pytest -n 0 tests/test_beam.py`.
+`uv run --isolated --no-dev --group beam pytest -n 0 tests/data/test_beam.py`.
 """
 
 import os
@@ -20,8 +20,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from fermm.data import beam, dataset, fer2013, landmarks, stream, synthetic
 from fermm.data.beam import __main__
-from fermm.data.faces import EMOTIONS, USAGES
+from fermm.data.fer2013 import USAGES
 from fermm.errors import InputError
+from fermm.faces import EMOTIONS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # many, of Beam and of TFDS with its protobuf
 N = 300
@@ -30,27 +31,29 @@ N = 300
 @pytest.fixture(scope="module")
 def drawn():
     faces = synthetic.draw(N, seed=0)
-    faces.usage[:] = np.arange(N) % 3
+    faces.official[:] = np.arange(N) % 3
     return faces
 
 
 def write_csv(path, faces) -> None:
     lines = ["emotion,pixels,Usage"]
-    for image, label, usage in zip(faces.images, faces.labels, faces.usage, strict=True):
+    for image, label, usage in zip(
+        faces.features["images"], faces.labels, faces.official, strict=True
+    ):
         lines.append(f"{label},{' '.join(map(str, image.ravel()))},{USAGES[usage]}")
     path.write_text("\n\n".join(lines) + "\n")  # with empty lines
 
 
 def assert_prepared(directory, images, labels, usage) -> None:
     faces = dataset.prepare(directory)
-    np.testing.assert_array_equal(faces.images, images)
+    np.testing.assert_array_equal(faces.features["images"], images)
     np.testing.assert_array_equal(faces.labels, labels)
-    np.testing.assert_array_equal(faces.usage, usage)
+    np.testing.assert_array_equal(faces.official, usage)
     np.testing.assert_array_equal(faces.rows, np.arange(len(images)))
-    np.testing.assert_array_equal(faces.landmarks, landmarks.extract(images))
+    np.testing.assert_array_equal(faces.features["landmarks"], landmarks.extract(images))
     streamed = dataset.prepare(directory, streaming=True)
-    assert isinstance(streamed.images, stream.Column)
-    np.testing.assert_array_equal(streamed.images[::-7], images[::-7])
+    assert isinstance(streamed.features["images"], stream.Column)
+    np.testing.assert_array_equal(streamed.features["images"][::-7], images[::-7])
     source = beam.tfds.builder_from_directory(directory).as_data_source("full")
     quality = [source[i]["quality"] for i in range(0, len(images), 100)]
     expected = landmarks.quality(images[::100], landmarks.extract(images[::100]))
@@ -67,21 +70,21 @@ def test_several_csvs(drawn, tmp_path, monkeypatch):
     source = beam.Source(str(tmp_path / "faces-*.csv"))
     directory = beam.prepare(source, tmp_path / "out", PipelineOptions([]))
     assert len(list(directory.glob("*.array_record*"))) == 5
-    assert_prepared(directory, drawn.images, drawn.labels, drawn.usage)
+    assert_prepared(directory, drawn.features["images"], drawn.labels, drawn.official)
     assert beam.prepare(source, tmp_path / "out") == directory  # is there already
 
 
 def test_image_folders(drawn, tmp_path):
     root = tmp_path / "faces"
     for i in range(40):
-        split = "train" if drawn.usage[i] == 0 else "test"
+        split = "train" if drawn.official[i] == 0 else "test"
         folder = root / split / EMOTIONS[drawn.labels[i]]
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"{USAGES[drawn.usage[i]]}_{40 - i}.png"
-        Image.fromarray(drawn.images[i]).save(folder / name)
+        name = f"{USAGES[drawn.official[i]]}_{40 - i}.png"
+        Image.fromarray(drawn.features["images"][i]).save(folder / name)
     expected = fer2013.read(root)
     directory = beam.prepare(beam.Source(str(root)), tmp_path / "out")
-    assert_prepared(directory, expected.images, expected.labels, expected.usage)
+    assert_prepared(directory, expected.features["images"], expected.labels, expected.official)
 
 
 def test_the_command_line(drawn, tmp_path, monkeypatch, capsys):
@@ -102,7 +105,9 @@ def test_the_command_line(drawn, tmp_path, monkeypatch, capsys):
     write_csv(tmp_path / "good.csv", drawn.take(np.arange(3)))
     run(tmp_path / "good.csv")
     [line] = [x for x in capsys.readouterr().out.splitlines() if x.startswith("config.data.path")]
-    assert_prepared(line.split(": ")[1], drawn.images[:3], drawn.labels[:3], drawn.usage[:3])
+    assert_prepared(
+        line.split(": ")[1], drawn.features["images"][:3], drawn.labels[:3], drawn.official[:3]
+    )
 
 
 def test_worker_processes(drawn, tmp_path):
@@ -115,7 +120,7 @@ def test_worker_processes(drawn, tmp_path):
         return subprocess.run(
             [*command, *more],
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent.parent)},
+            env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])},
             capture_output=True,
             text=True,
             check=False,
@@ -124,7 +129,9 @@ def test_worker_processes(drawn, tmp_path):
     result = run("--runner=DirectRunner", *workers)
     assert result.returncode == 0, result.stderr
     directory = result.stdout.splitlines()[-1].removeprefix("config.data.path for a run: ")
-    assert_prepared(directory, drawn.images[:40], drawn.labels[:40], drawn.usage[:40])
+    assert_prepared(
+        directory, drawn.features["images"][:40], drawn.labels[:40], drawn.official[:40]
+    )
     assert run("--images=faces-0.csv").stderr.splitlines()[-1] == (
         f"{directory}: was prepared from something else, see {tmp_path}/out/large_faces.json; "
         "choose another --out"

@@ -6,7 +6,7 @@ from keras import layers
 
 # Our name of a layer -> the name of the Keras layer.
 IMAGE = ("conv1", "conv2", "conv3", "dense1", "dense2", "logits")
-PARTS = (
+REGIONS = (
     ("jaw", 0, 17),
     ("right_brow", 17, 22),
     ("left_brow", 22, 27),
@@ -16,7 +16,7 @@ PARTS = (
     ("mouth", 48, 61),
     ("lips", 61, 68),
 )
-LANDMARKS = (*(name for name, _, _ in PARTS), "norm", "dense1", "dense2", "dense3", "logits")
+LANDMARKS = (*(name for name, _, _ in REGIONS), "norm", "dense1", "dense2", "dense3", "logits")
 
 
 def image_network():
@@ -40,7 +40,7 @@ def landmark_network(dropout):
     inp = keras.Input((68, 2))
     parts = [
         layers.Dense(4, activation="sigmoid", name=f"landmarks_{name}")(inp[:, first:last])
-        for name, first, last in PARTS
+        for name, first, last in REGIONS
     ]
     x = layers.Flatten()(layers.Concatenate(axis=1)(parts))
     x = layers.BatchNormalization(name="landmarks_norm")(x)

@@ -1,54 +1,28 @@
 """Bad rows set aside: they keep their numbers, are told of, and change nothing for the others."""
 
-import csv
 import json
-import pathlib
 import shutil
 import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
-from test_fer2013 import (
+
+from fermm.data import dataset, fer2013
+from fermm.errors import InputError
+from fermm.faces import EMOTIONS
+from fermm.samples import Rejected
+from helpers.fer2013 import (
     AGAIN,
     GREY,
     HEADER,
     MISPLACED,
     NEEDED_FOLDER,
-    NEEDED_PIXEL,
     PICTURE,
     row,
 )
-
-from configs import paper
-from fermm import experiment
-from fermm.data import dataset, fer2013, landmarks
-from fermm.data.faces import EMOTIONS, USAGES, Rejected
-from fermm.errors import InputError
-
-COUNT = 40
-# By the row (the first is 0) that each replaces, what comes instead and why it is set aside.
-BAD = {
-    2: (row(["7"] * 2303), f"has 2303 pixels, needs 2304; {AGAIN}"),
-    3: (b"7 " * 100_000 + b"\n", f"has 65536 bytes or more; {AGAIN}"),
-    17: (row(change=(5, "256")), f"pixel 5 is '256', {NEEDED_PIXEL}"),
-    39: (b"x\n", f"has 1 fields, needs 3 as its header has; {AGAIN}"),
-}
-
-
-def write_csv(path, bad=BAD):
-    """COUNT rows with a blank line after the first; row i is grey i, of emotion i % 7."""
-    lines = [
-        bad[i][0] if i in bad else row([str(i)] * 2304, str(i % 7), USAGES[i % 3])
-        for i in range(COUNT)
-    ]
-    lines[0] += b"\n"
-    path.write_bytes(HEADER + b"".join(lines))
-    return path
-
-
-def place(at):
-    return f"line {at + 2 + (at > 0)}"
+from helpers.landmark_csv import landmark_file
+from helpers.quarantine import BAD, COUNT, place, write_csv
 
 
 def assert_good(faces, rejected):
@@ -56,9 +30,9 @@ def assert_good(faces, rejected):
     rows = [i for i in range(COUNT) if i not in rejected]
     assert faces.rows.tolist() == rows
     assert faces.rows.dtype == np.int64
-    assert (faces.images == np.array(rows)[:, None, None]).all()
+    assert (faces.features["images"] == np.array(rows)[:, None, None]).all()
     assert faces.labels.tolist() == [i % 7 for i in rows]
-    assert faces.usage.tolist() == [i % 3 for i in rows]
+    assert faces.official.tolist() == [i % 3 for i in rows]
     assert len(faces) + len(faces.rejected) == COUNT
 
 
@@ -113,9 +87,9 @@ def save_pictures(root):
 
 def assert_pictures(faces, expected):
     assert dict(faces.rejected) == expected
-    assert faces.images[:, 0, 0].tolist() == [10, 20, 30]
+    assert faces.features["images"][:, 0, 0].tolist() == [10, 20, 30]
     assert [EMOTIONS[label] for label in faces.labels] == ["sad", "fear", "sad"]
-    assert faces.usage.tolist() == [0, 0, 0]
+    assert faces.official.tolist() == [0, 0, 0]
 
 
 def test_folders(tmp_path):
@@ -203,13 +177,6 @@ def silent(stage, done, total):
     del stage, done, total
 
 
-def landmark_file(path, labels):
-    points = np.zeros((len(labels), 68, 2))
-    points[:, 0, 0] = np.arange(len(labels))
-    landmarks.write_csv(path, points, np.array(labels))
-    return str(path)
-
-
 def prepare(tmp_path, on_error, bad=BAD):
     return dataset.prepare(
         write_csv(tmp_path / "faces.csv", bad),
@@ -221,7 +188,7 @@ def prepare(tmp_path, on_error, bad=BAD):
 
 
 def names(tmp_path):
-    return sorted(path.name for path in (tmp_path / "cache/fer2013_landmarks").iterdir())
+    return sorted(path.name for path in (tmp_path / "cache/prepared_samples").iterdir())
 
 
 def test_the_prepared_data_set_remembers(tmp_path, monkeypatch):
@@ -237,12 +204,12 @@ def test_the_prepared_data_set_remembers(tmp_path, monkeypatch):
     for faces in (first, again):
         assert_good(faces, BAD)
         # Those of the own row, rows set aside counted.
-        assert faces.landmarks[:, 0, 0].tolist() == faces.rows.tolist()
+        assert faces.features["landmarks"][:, 0, 0].tolist() == faces.rows.tolist()
 
 
 def test_a_copy_under_another_name_is_as_good(tmp_path):
     prepare(tmp_path, "quarantine")
-    [directory] = (tmp_path / "cache").rglob("1.1.0")
+    [directory] = (tmp_path / "cache").rglob("2.0.0")
     copy = shutil.copytree(directory, tmp_path / "mine" / "faces")
     for streaming in (False, True):
         faces = dataset.prepare(copy, on_error="quarantine", streaming=streaming)
@@ -271,13 +238,14 @@ def test_damage_to_what_is_remembered_is_noticed(tmp_path):
         with pytest.raises(InputError, match=r"is damaged \(.+\): delete that directory"):
             prepare(tmp_path, "quarantine")
     metadata = json.loads(whole)
-    file.write_text(json.dumps({"origin": metadata["origin"]}))
-    with pytest.raises(InputError, match=r"\(36 faces and 0 rejected are not all rows\)"):
+    few = {k: v for k, v in metadata.items() if k not in ("rows", "rejected")}
+    file.write_text(json.dumps(few))
+    with pytest.raises(InputError, match=r"\(36 samples and 0 rejected are not all rows\)"):
         prepare(tmp_path, "quarantine")
-    del metadata["origin"]  # as before version 1.1.0
-    file.write_text(json.dumps(metadata))
-    with pytest.raises(InputError, match=r"does not tell how its landmarks came about\): delete"):
-        prepare(tmp_path, "quarantine")
+    for name in few:
+        file.write_text(json.dumps({k: v for k, v in metadata.items() if k != name}))
+        with pytest.raises(InputError, match=rf"is damaged \('{name}'\): delete that directory"):
+            prepare(tmp_path, "quarantine")
     file.unlink()
     with pytest.raises(InputError, match=r"is damaged \(.*/metadata\.json'\): delete"):
         prepare(tmp_path, "quarantine")
@@ -312,42 +280,3 @@ def test_landmarks_are_those_of_all_rows(tmp_path):
             report=silent,
             on_error="quarantine",
         )
-
-
-# --- A run ---------------------------------------------------------------------------------------
-
-
-def test_a_run_tells_what_it_set_aside(tmp_path, capsys):
-    config = paper.get_config().to_dict()
-    labels = [i % 7 for i in range(COUNT)]
-    config["data"] |= {
-        "path": str(write_csv(tmp_path / "faces.csv")),
-        "cache_dir": str(tmp_path / "cache"),
-        "landmarks": landmark_file(tmp_path / "points.csv", labels),
-        "on_error": "quarantine",
-    }
-    config |= {"networks": ("landmarks",), "report": False}
-    config["landmarks"] |= {"epochs": 1}
-    written = []
-    for _ in range(2):  # the second time from the cache
-        experiment.run(config, tmp_path / "run")
-        with (tmp_path / "run" / "rejected.csv").open(newline="") as file:
-            written.append(list(csv.reader(file)))
-        (tmp_path / "run" / "rejected.csv").unlink()
-        line = f"4 of 40 rows set aside, see {tmp_path}/run/rejected.csv"
-        assert line in capsys.readouterr().out.splitlines()
-    own = [[config["data"]["path"], place(at), why] for at, (_, why) in BAD.items()]
-    assert written == [[["source", "place", "reason"], *own]] * 2
-    with np.load(tmp_path / "run" / "samples.npz") as samples:
-        assert samples["row"].tolist() == [i for i in range(COUNT) if i not in BAD]
-        assert np.bincount(samples["split"]).tolist() == [25, 7, 4]
-    # One more bad row before them: the same faces under other numbers.
-    path = pathlib.Path(config["data"]["path"])
-    header, rest = path.read_bytes().split(b"\n", 1)
-    path.write_bytes(header + b"\nx\n" + rest)
-    config["data"]["landmarks"] = landmark_file(tmp_path / "points.csv", [0, *labels])
-    with pytest.raises(InputError, match=r"begun with other data: faces is \w+ there and \w+ now"):
-        experiment.run(config, tmp_path / "run")
-    config["data"]["on_error"] = "stop"
-    with pytest.raises(InputError, match=r"config.data.on_error is quarantine there and stop now"):
-        experiment.run(config, tmp_path / "run")

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 from fermm.data import dataset, fer2013, landmarks, stream
-from fermm.data.faces import USAGES, Faces
+from fermm.data.fer2013 import USAGES
 from fermm.errors import InputError
-from helpers.trainings import train_predictor
+from fermm.faces import LANDMARKS
+from fermm.samples import Origin
+from helpers.predictors import train_predictor
+from helpers.samples import assert_same
 
 try:
     landmarks.find_predictor()
@@ -46,26 +49,22 @@ def silent(stage: str, done: int, total: int) -> None:
     del stage, done, total
 
 
-def assert_same(a: Faces, b: Faces) -> None:
-    for name in ("images", "labels", "usage", "rows", "landmarks"):
-        x, y = getattr(a, name), getattr(b, name)
-        assert x.dtype == y.dtype, name
-        np.testing.assert_array_equal(x, y, err_msg=name)
-
-
 def directories(cache: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(cache.glob("fer2013_landmarks/*/*"))
+    return sorted(cache.glob("prepared_samples/*/*"))
 
 
 def test_is_prepared_once_and_read_the_second_time(source, tmp_path, monkeypatch):
     cache = tmp_path / "deep" / "cache"
     first = dataset.prepare(source, cache_dir=cache, report=silent)
     raw = fer2013.read(source)
-    assert_same(first, dataclasses.replace(raw, landmarks=landmarks.extract(raw.images)))
+    found = landmarks.extract(raw.features["images"])
+    expected = raw.with_feature("landmarks", LANDMARKS, found)
+    origin = Origin("paper", landmarks.PUBLISHED_PREDICTOR)
+    assert_same(first, dataclasses.replace(expected, origin=origin))
     [directory] = directories(cache)
-    assert directory.parts[-2:] == (f"{fer2013.digest(source)[:16]}-{FOUND_BY}", "1.1.0")
+    assert directory.parts[-2:] == (f"{fer2013.digest(source)[:16]}-{FOUND_BY}", "2.0.0")
     # Nothing else is left in the cache.
-    assert [path.name for path in cache.iterdir()] == ["fer2013_landmarks"]
+    assert [path.name for path in cache.iterdir()] == ["prepared_samples"]
 
     monkeypatch.setattr(fer2013, "read", None)
     monkeypatch.setattr(landmarks, "extract", None)
@@ -91,7 +90,7 @@ def test_the_home_directory_is_read_by_its_tilde(source, tmp_path, monkeypatch):
     own = f"~/{directory.relative_to(tmp_path)}"
     assert_same(dataset.prepare(own), first)
     assert_same(dataset.read(own), first)
-    assert len(stream.open_faces(own)) == N
+    assert len(stream.open_samples(own)) == N
 
 
 def test_is_a_tfds_data_set_that_needs_no_tensorflow(source, tmp_path):
@@ -103,24 +102,11 @@ def test_is_a_tfds_data_set_that_needs_no_tensorflow(source, tmp_path):
     examples = builder.as_data_source("full")
     assert len(examples) == N
     for i, example in enumerate(examples):
-        np.testing.assert_array_equal(example["image"], faces.images[i])
-        np.testing.assert_array_equal(example["landmarks"], faces.landmarks[i])
-        assert (example["image"].dtype, example["landmarks"].dtype) == (np.uint8, np.float32)
-        assert (example["label"], example["usage"], example["row"]) == (i % 7, i % 3, i)
+        np.testing.assert_array_equal(example["images"], faces.features["images"][i])
+        np.testing.assert_array_equal(example["landmarks"], faces.features["landmarks"][i])
+        assert (example["images"].dtype, example["landmarks"].dtype) == (np.uint8, np.float32)
+        assert (example["label"], example["official"], example["row"]) == (i % 7, i % 3, i)
     assert "tensorflow" not in sys.modules
-
-
-def test_the_builder_alone_reads_but_does_not_invent(source, tmp_path):
-    from fermm.data import tfds_builder
-
-    dataset.prepare(source, cache_dir=tmp_path, report=silent)
-    config = tfds_builder.tfds.core.BuilderConfig(name=directories(tmp_path)[0].parent.name)
-    builder = tfds_builder.Fer2013Landmarks(config=config, data_dir=tmp_path)
-    assert len(builder.as_data_source("full")) == N
-    with pytest.raises(InputError, match=r"build it with fermm.data.dataset.prepare"):
-        tfds_builder.Fer2013Landmarks(data_dir=tmp_path / "new").download_and_prepare(
-            download_dir=tmp_path / "downloads"
-        )
 
 
 def test_another_content_method_or_predictor_is_another_directory(source, tmp_path):
@@ -129,7 +115,7 @@ def test_another_content_method_or_predictor_is_another_directory(source, tmp_pa
     other = dataset.prepare(
         write_source(tmp_path / "other.csv", seed=1), cache_dir=cache, report=silent
     )
-    assert (first.images != other.images).any()
+    assert (first.features["images"] != other.features["images"]).any()
     again = dataset.prepare(
         source, cache_dir=cache, predictor=landmarks.find_predictor(), report=silent
     )
@@ -138,23 +124,25 @@ def test_another_content_method_or_predictor_is_another_directory(source, tmp_pa
     own = train_predictor(tmp_path / "own68.dat")
     for _ in range(2):
         found = dataset.prepare(source, cache_dir=cache, predictor=own, report=silent)
-        expected = landmarks.extract(first.images, predictor=own)
-        np.testing.assert_array_equal(found.landmarks, expected)
+        expected = landmarks.extract(first.features["images"], predictor=own)
+        np.testing.assert_array_equal(found.features["landmarks"], expected)
         assert found.origin == ("paper", hashlib.sha256(own.read_bytes()).hexdigest())
     train_predictor(own, seed=1)  # another under the same path
     other = dataset.prepare(source, cache_dir=cache, predictor=own, report=silent)
-    np.testing.assert_array_equal(other.landmarks, landmarks.extract(first.images, predictor=own))
-    assert (other.landmarks != found.landmarks).any()
+    np.testing.assert_array_equal(
+        other.features["landmarks"], landmarks.extract(first.features["images"], predictor=own)
+    )
+    assert (other.features["landmarks"] != found.features["landmarks"]).any()
     assert len(directories(cache)) == 4
-    shifted = first.landmarks + 1
+    shifted = first.features["landmarks"] + 1
     landmarks.write_csv(tmp_path / "paper.csv", shifted, first.labels)
     table = str(tmp_path / "paper.csv")
     for _ in range(2):
         read = dataset.prepare(source, cache_dir=cache, landmarks=table, report=silent)
-        np.testing.assert_array_equal(read.landmarks, shifted)
+        np.testing.assert_array_equal(read.features["landmarks"], shifted)
     landmarks.write_csv(tmp_path / "paper.csv", shifted + 1, first.labels)
     read = dataset.prepare(source, cache_dir=cache, landmarks=table, report=silent)
-    np.testing.assert_array_equal(read.landmarks, shifted + 1)
+    np.testing.assert_array_equal(read.features["landmarks"], shifted + 1)
     assert read.origin == ("", "")
     assert len(directories(cache)) == 6
 
@@ -189,7 +177,7 @@ def test_a_prepared_data_set_has_the_landmarks_that_are_asked_for(source, tmp_pa
         "give the source of the data set as config.data.path"
     )
     table = str(tmp_path / "paper.csv")
-    landmarks.write_csv(table, first.landmarks, first.labels)
+    landmarks.write_csv(table, first.features["landmarks"], first.labels)
     with pytest.raises(InputError) as caught:
         dataset.prepare(directory, landmarks=table)
     assert str(caught.value) == (
@@ -240,12 +228,12 @@ def test_a_killed_build_is_not_taken_for_whole_and_is_cleared_away(source, tmp_p
     script = (
         "import os, signal, sys\n"
         "from fermm.data import dataset, tfds_builder\n"
-        "generate = tfds_builder.Fer2013Landmarks._generate_examples\n"
+        "generate = tfds_builder.PreparedSamples._generate_examples\n"
         "def killed(self, start):\n"
         "    for key, example in generate(self, start):\n"
         "        if key == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
         "        yield key, example\n"
-        "tfds_builder.Fer2013Landmarks._generate_examples = killed\n"
+        "tfds_builder.PreparedSamples._generate_examples = killed\n"
         "dataset.prepare(sys.argv[1], cache_dir=sys.argv[2])\n"
     )
     cache = tmp_path / "cache"
@@ -256,7 +244,7 @@ def test_a_killed_build_is_not_taken_for_whole_and_is_cleared_away(source, tmp_p
     os.utime(unfinished, (0, 0))  # as if it had lain there since 1970
     faces = dataset.prepare(source, cache_dir=cache, report=silent)
     [directory] = directories(cache)
-    assert directory.name == "1.1.0"
+    assert directory.name == "2.0.0"
     assert_same(dataset.read(directory), faces)
 
 
@@ -345,8 +333,10 @@ def test_the_real_data(tmp_path):
     assert len(faces) == 35887
     assert_same(dataset.prepare(path, cache_dir=cache), faces)
     raw = fer2013.read(path)
-    for name in ("images", "labels", "usage", "rows"):
-        np.testing.assert_array_equal(getattr(faces, name), getattr(raw, name))
+    expected = raw.with_feature("landmarks", LANDMARKS, faces.features["landmarks"])
+    assert_same(faces, dataclasses.replace(expected, origin=faces.origin))
     some = np.arange(0, 35887, 997)
-    np.testing.assert_array_equal(landmarks.extract(faces.images[some]), faces.take(some).landmarks)
-    np.testing.assert_array_equal(faces.landmarks, np.rint(faces.landmarks))
+    np.testing.assert_array_equal(
+        landmarks.extract(faces.features["images"][some]), faces.features["landmarks"][some]
+    )
+    np.testing.assert_array_equal(faces.features["landmarks"], np.rint(faces.features["landmarks"]))

@@ -6,21 +6,23 @@ import numpy as np
 import pytest
 
 from fermm.data import fer2013, splits
-from fermm.data.faces import Faces
 from fermm.errors import InputError
+from fermm.faces import EMOTIONS, face_samples
+from fermm.samples import Samples
 
 
-def faces(n: int, usage: int = 0) -> Faces:
+def faces(n: int, official: int = 0) -> Samples:
     images = np.zeros((n, 48, 48), np.uint8)
     images[:, 0, :4] = np.arange(n, dtype=np.uint32).view(np.uint8).reshape(n, 4)  # all different
-    return Faces(images, np.zeros(n, np.int32), np.full(n, usage, np.int8), np.arange(n))
+    labels, split = np.zeros(n, np.int32), np.full(n, official, np.int8)
+    return face_samples(images, labels, split, np.arange(n))
 
 
 def test_paper_split_of_all_of_fer2013():
     n = 35887
-    parts = splits.split(
-        Faces(np.zeros((n, 1, 1), np.uint8), np.zeros(n, int), np.zeros(n), np.arange(n)), "paper"
-    )
+    rows = np.arange(n)
+    unlabelled = face_samples(np.zeros((n, 1, 1), np.uint8), rows * 0, rows * 0, rows)
+    parts = splits.split(unlabelled, "paper")
     assert {name: len(part) for name, part in parts.items()} == {
         "train": 25121,
         "validation": 7177,
@@ -45,7 +47,7 @@ def test_paper_split_is_the_permutation_cut_in_order(seed):
 
 def test_official_split_keeps_the_order_of_the_source():
     some = faces(7)
-    some.usage[:] = [2, 0, 1, 0, 2, 0, 1]
+    some.official[:] = [2, 0, 1, 0, 2, 0, 1]
     parts = splits.split(some, "official", seed=5)
     assert {name: part.tolist() for name, part in parts.items()} == {
         "train": [1, 3, 5],
@@ -55,18 +57,19 @@ def test_official_split_keeps_the_order_of_the_source():
     assert all(part.dtype == np.int64 for part in parts.values())
 
 
-def test_official_split_without_usages_is_refused():
+def test_official_split_without_the_splits_of_the_source_is_refused():
     some = faces(20)
-    some.usage[[3, 8]] = -1
+    some.official[[3, 8]] = -1
     with pytest.raises(InputError) as caught:
         splits.split(some, "official")
     assert str(caught.value) == (
-        "split 'official' needs the usage of every face, unknown for 2 of 20 (the first is row 3): "
-        "use the CSV with its column Usage, or folders train, val and test, or files named "
-        "Training_*, PublicTest_* and PrivateTest_* that do not contradict their folders, or split "
-        "'paper' or 'grouped'"
+        "split 'official' needs the official split of every sample, unknown for 2 of 20 (the first "
+        "is row 3): use the CSV with its column Usage, or folders train, val and test, or files "
+        "named Training_*, PublicTest_* and PrivateTest_* that do not contradict their folders, or "
+        "split 'paper' or 'grouped'"
     )
-    with pytest.raises(InputError, match="no face for validation: it takes the PublicTest faces"):
+    message = "leaves none for validation: the source assigns no sample to it; use split 'grouped'"
+    with pytest.raises(InputError, match=message):
         splits.split(faces(20), "official")
 
 
@@ -83,10 +86,12 @@ def test_grouped_split_keeps_copies_together(seed):
     rng = np.random.default_rng(seed)
     for size in (2, 2, 3, 5, 9, 20):  # largest group: 20 copies of one image
         members = rng.choice(300, size, replace=False)
-        some.images[members] = some.images[members[0]]
+        some.features["images"][members] = some.features["images"][members[:1]]
     parts = splits.split(some, "grouped", seed)
     assert np.sort(np.concatenate(list(parts.values()))).tolist() == list(range(300))
-    train, validation, test = ({some.images[i].tobytes() for i in part} for part in parts.values())
+    train, validation, test = (
+        {some.features["images"][i].tobytes() for i in part} for part in parts.values()
+    )
     assert train.isdisjoint(validation)
     assert train.isdisjoint(test)
     assert validation.isdisjoint(test)
@@ -98,7 +103,10 @@ def test_grouped_split_by_hand():
     # seed 3 shuffles 10 faces to 5 4 1 2 9 6 7 0 3 8; 4 and 0 are copies, so are 9 and 8.
     assert np.random.RandomState(3).permutation(10).tolist() == [5, 4, 1, 2, 9, 6, 7, 0, 3, 8]
     some = faces(10)
-    some.images[4], some.images[9] = some.images[0], some.images[8]
+    some.features["images"][4], some.features["images"][9] = (
+        some.features["images"][0],
+        some.features["images"][8],
+    )
     # A group stands where its first face of the source does: 5 | 1 | 2 | 6 | 7 | 4 0 | 3 | 9 8. The
     # paper cuts after 7 and after 9; of the ends 8 and 10, which are as near to 9, the first is it.
     parts = splits.split(some, "grouped", 3)
@@ -119,20 +127,20 @@ STRUCTURES = {  # size of a group: how many of them there are
 
 
 def grouped_faces(structure):
-    """Faces in groups of copies; the larger a group is, the likelier it is of class 5."""
+    """Samples in groups of copies; the larger a group is, the likelier it is of class 5."""
     random = np.random.default_rng(1)
     sizes = np.repeat([*structure], [*structure.values()])
     group = random.permutation(np.repeat(np.arange(len(sizes)), sizes))
     classes = np.where(random.random(len(sizes)) < 1 - 1 / sizes, 5, random.integers(0, 7, 1))
     some = faces(len(group))
-    some.images[:] = faces(len(sizes)).images[group]
+    some.features["images"][:] = faces(len(sizes)).features["images"][group]
     some.labels[:] = classes[group]
     return some
 
 
 def check_grouped(some, seeds=SEEDS):
     """That groups of all sizes and faces of all classes have the shares of the split."""
-    copies = splits.identical(some.images)
+    copies = splits.duplicates(some)
     _, group, sizes = np.unique(copies, return_inverse=True, return_counts=True)
     where = np.empty((len(seeds), len(sizes)), np.int8)  # the part in which a group stands
     for i, seed in enumerate(seeds):
@@ -181,23 +189,24 @@ def test_unknown_split_and_seed_are_refused():
 @pytest.mark.parametrize("kind", ["paper", "grouped"])
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_too_few_faces_are_refused(kind, n):
-    with pytest.raises(InputError, match=rf"split '{kind}' of {n} faces leaves no face for "):
+    with pytest.raises(InputError, match=rf"split '{kind}' of {n} samples leaves none for "):
         splits.split(faces(n), kind)
 
 
 def test_one_image_over_and_over_cannot_be_grouped():
     some = faces(20)
-    some.images[:] = 7
-    with pytest.raises(InputError, match="leaves no face for"):
+    some.features["images"][:] = 7
+    with pytest.raises(InputError, match="leaves none for validation: give more data"):
         splits.split(some, "grouped")
 
 
-def test_identical_names_the_first_copy():
-    images = np.zeros((5, 48, 48), np.uint8)
-    images[[1, 3], 0, 0] = 9
-    images[2, 47, 47] = 1
-    assert splits.identical(images).tolist() == [0, 1, 2, 1, 0]
-    assert splits.identical(images[::2]).tolist() == [0, 1, 0]
+def test_duplicates_name_the_first():
+    some = faces(5)
+    some.features["images"][:] = 0
+    some.features["images"][[1, 3], 0, 0] = 9
+    some.features["images"][2, 47, 47] = 1
+    assert splits.duplicates(some).tolist() == [0, 1, 2, 1, 0]
+    assert splits.duplicates(some.take(np.array([0, 2, 4]))).tolist() == [0, 1, 0]
 
 
 COUNTS = (4953, 547, 5121, 8989, 6077, 4002, 6198)
@@ -205,7 +214,7 @@ WEIGHTS = (1.815, 16.433, 1.755, 1.0, 1.479, 2.246, 1.450)
 
 
 def test_class_weights_are_table_1():
-    weights = splits.class_weights(np.repeat(np.arange(7, dtype=np.int32), COUNTS))
+    weights = splits.class_weights(np.repeat(np.arange(7, dtype=np.int32), COUNTS), EMOTIONS)
     assert weights.dtype == np.float64
     np.testing.assert_allclose(weights, WEIGHTS, atol=5e-4)
     assert weights[1] == 8989 / 547  # not rounded
@@ -213,7 +222,7 @@ def test_class_weights_are_table_1():
 
 def test_a_class_without_samples_has_no_weight():
     with pytest.raises(InputError) as caught:
-        splits.class_weights(np.array([0, 2, 3, 4, 5, 6, 6], np.int32))
+        splits.class_weights(np.array([0, 2, 3, 4, 5, 6, 6], np.int32), EMOTIONS)
     assert str(caught.value) == (
         "class 'disgust' has no samples among 7, so it has no weight: "
         "give more data or switch the class weights off"
@@ -223,7 +232,7 @@ def test_a_class_without_samples_has_no_weight():
 @pytest.mark.skipif("FERMM_FER2013" not in os.environ, reason="needs FER2013")
 def test_splits_of_the_real_data():
     real = fer2013.read(os.environ["FERMM_FER2013"])
-    np.testing.assert_allclose(splits.class_weights(real.labels), WEIGHTS, atol=5e-4)
+    np.testing.assert_allclose(splits.class_weights(real.labels, real.classes), WEIGHTS, atol=5e-4)
     official = splits.split(real, "official")
     assert [len(part) for part in official.values()] == [28709, 3589, 3589]
     check_grouped(real)

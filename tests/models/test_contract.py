@@ -6,10 +6,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 import pytest
 
-from fermm import experiment, models
+from fermm import models
 from fermm.errors import InputError
+from fermm.faces import FEATURES
 from fermm.models import Outputs, register, register_head, registry
-from helpers.trainings import small_config
+from fermm.models.checks import check_network
+from helpers.networks import spec_of
 
 
 class Good(nn.Module):
@@ -49,15 +51,15 @@ class OwnCollection(Good):
 NETWORKS = {
     "8 logits": (
         type("Eight", (Good,), {"classes": 8, "__annotations__": {"classes": int}}),
-        "`classify` returns 8 logits for 7 classes",
+        "`classify` returns 8 logits for 7 classes$",
     ),
     "no inputs": (
         type("Bad", (Good,), {"inputs": ()}),
-        "its class needs `inputs`, a tuple with some of images, landmarks",
+        r"its class needs `inputs`, a tuple of the features that it reads, such as \('images',\)$",
     ),
     "unknown input": (
         type("Bad", (Good,), {"inputs": ("landmarks", "audio")}),
-        "it reads 'audio', which no data has; there are images, landmarks",
+        "it reads the feature 'audio', which the data do not have; they have images, landmarks$",
     ),
     "no method": (
         WithoutClassify,
@@ -73,12 +75,12 @@ NETWORKS = {
     ),
     "rank of features": (
         method("classify", lambda self, x, *, train: Outputs(x[..., None], self.logits(x))),
-        r"`classify` returns features as float32 \(5, 5, 1\) for 5 faces, needs floating-point "
+        r"`classify` returns features as float32 \(5, 5, 1\) for 5 samples, needs floating-point "
         r"numbers \(5, \.\.\.\)",
     ),
     "dtype of logits": (
         method("classify", lambda self, x, *, train: Outputs(x, self.logits(x).astype(jnp.int32))),
-        r"`classify` returns logits as int32 \(5, 7\) for 5 faces, needs floating-point numbers",
+        r"`classify` returns logits as int32 \(5, 7\) for 5 samples, needs floating-point numbers",
     ),
     "other type": (
         method("classify", lambda self, x, *, train: (x, self.logits(x))),
@@ -86,7 +88,7 @@ NETWORKS = {
     ),
     "embedding": (
         method("encode", lambda self, inputs, **_: self.hidden(inputs["landmarks"].reshape(1, -1))),
-        r"`encode` returns float32 \(1, 5\) for 5 faces: the first axis is that of the faces",
+        r"`encode` returns float32 \(1, 5\) for 5 samples: the first axis is theirs$",
     ),
     "embedding of another kind": (
         method(
@@ -113,49 +115,58 @@ def _registries(monkeypatch):
         monkeypatch.setattr(models.building, name, known)
 
 
+def check(spec):
+    return check_network(models.build(spec), FEATURES, 7)
+
+
 @pytest.mark.parametrize(("network", "message"), NETWORKS.values(), ids=NETWORKS.keys())
-def test_a_network_that_does_not_fit(tmp_path, network, message):
+def test_a_network_that_does_not_fit(network, message):
     register("own")(network)
-    config = small_config(networks=("landmarks",))
-    config["landmarks"] |= {"model": "own", "arguments": {}}
-    with pytest.raises(InputError, match=rf"^config.landmarks: {message}"):
-        experiment.run(config, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match=rf"^{message}"):
+        check({"model": "own", "arguments": {}})
 
 
-def test_one_that_fits(tmp_path):
+def test_one_that_fits():
     register("own")(Good)
-    config = small_config(networks=("landmarks",))
-    config["landmarks"] |= {"model": "own", "arguments": {}}
-    assert experiment._check_networks(config, tmp_path)["landmarks"]["model"] == "own"
-    config["landmarks"]["arguments"] = {"classes": "seven"}
-    with pytest.raises(InputError, match=r"^config.landmarks: cannot be initialised"):
-        experiment._check_networks(config, tmp_path)
+    variables = check({"model": "own", "arguments": {}})
+    assert variables["params"]["hidden"]["kernel"].shape == (136, 5)
+    with pytest.raises(InputError, match=r"^cannot be initialised: TypeError: "):
+        check({"model": "own", "arguments": {"classes": "seven"}})
+
+
+def test_the_number_of_classes_is_that_of_the_data():
+    register("own")(Good)
+    spec = models.complete({"model": "own", "arguments": {}}, 3)
+    assert spec == {"model": "own", "arguments": {"classes": 3}}
+    assert check_network(models.build(spec), FEATURES, 3)
+    given = {"model": "own", "arguments": {"classes": 4}}
+    assert models.complete(given, 3) == given
+    with pytest.raises(InputError, match="^`classify` returns 4 logits for 3 classes$"):
+        check_network(models.build(given), FEATURES, 3)
+    with pytest.raises(InputError, match="^head 'own' is not registered"):
+        models.complete({"head": "own", "arguments": {}, "members": {}}, 3)
 
 
 HEADS = {
     "logits": (
-        lambda self, parts, *, train: nn.Dense(7)(parts["image"].features),
+        lambda self, members, *, train: nn.Dense(7)(members["image"].features),
         r"`classify` returns .*, needs fermm.models.Outputs\(features, logits\); in a fusion it is",
     ),
     "6 logits": (
-        lambda self, parts, *, train: Outputs(
-            parts["image"].logits, nn.Dense(6)(parts["image"][0])
+        lambda self, members, *, train: Outputs(
+            members["image"].logits, nn.Dense(6)(members["image"][0])
         ),
         "`classify` returns 6 logits for 7 classes",
     ),
-    "another part": (
-        lambda self, parts, *, train: nn.Dense(7)(parts["audio"].features),
+    "another member": (
+        lambda self, members, *, train: nn.Dense(7)(members["audio"].features),
         r"cannot be initialised in .*test_contract.py, line \d+: KeyError: 'audio'",
     ),
 }
 
 
 @pytest.mark.parametrize(("call", "message"), HEADS.values(), ids=HEADS.keys())
-def test_a_head_that_does_not_fit(tmp_path, call, message):
+def test_a_head_that_does_not_fit(call, message):
     register_head("own")(type("Own", (nn.Module,), {"__call__": nn.compact(call)}))
-    config = small_config(networks=("image", "landmarks", "feature_fusion"))
-    config["feature_fusion"] |= {"head": "own", "arguments": {}}
-    with pytest.raises(InputError, match=rf"^config.feature_fusion: {message}"):
-        experiment.run(config, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match=rf"^{message}"):
+        check(spec_of("feature_fusion") | {"head": "own", "arguments": {}})

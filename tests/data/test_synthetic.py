@@ -1,37 +1,33 @@
-import dataclasses
 import time
 
 import numpy as np
 import pytest
 
 from fermm.data import synthetic
-from fermm.data.faces import EMOTIONS, UNKNOWN_USAGE, Faces
 from fermm.errors import InputError
+from fermm.faces import EMOTIONS, FEATURES
+from fermm.samples import UNKNOWN_SPLIT, Samples
+from helpers.samples import assert_same
 
 FACES = 384  # three blocks
 UNITS = tuple(synthetic.UNIT_MOVES)
 
 
 @pytest.fixture(scope="module")
-def faces() -> Faces:
+def faces() -> Samples:
     return synthetic.draw(FACES, seed=3)
 
 
 @pytest.fixture(scope="module")
-def clear() -> Faces:
+def clear() -> Samples:
     """The same faces without noise and with nothing in front of them."""
     return synthetic.draw(FACES, seed=3, noise=0.0, occluded=0.0)
 
 
-def assert_same(left: Faces, right: Faces) -> None:
-    for field in dataclasses.fields(Faces):
-        np.testing.assert_array_equal(getattr(left, field.name), getattr(right, field.name))
-
-
-def levels(faces: Faces, places: np.ndarray) -> np.ndarray:
+def levels(faces: Samples, places: np.ndarray) -> np.ndarray:
     """Grey level of the pixel nearest to each place (N, K, 2): float (N, K)."""
     x, y = np.clip(np.rint(places), 0, 47).astype(int).transpose(2, 0, 1)
-    return faces.images[np.arange(len(faces))[:, None], y, x].astype(float)
+    return faces.features["images"][np.arange(len(faces))[:, None], y, x].astype(float)
 
 
 def upright(landmarks: np.ndarray) -> np.ndarray:
@@ -54,18 +50,20 @@ def moved_by(unit: int) -> np.ndarray:
     return (shapes[0] - shapes[1])[0, :68, :2]
 
 
-def test_shapes_and_types(faces: Faces) -> None:
-    assert faces.landmarks is not None
-    assert (faces.images.shape, faces.images.dtype) == ((FACES, 48, 48), np.uint8)
-    assert (faces.landmarks.shape, faces.landmarks.dtype) == ((FACES, 68, 2), np.float32)
+def test_shapes_and_types(faces: Samples) -> None:
+    images, landmarks = faces.features["images"], faces.features["landmarks"]
+    assert (images.shape, images.dtype) == ((FACES, 48, 48), np.uint8)
+    assert (landmarks.shape, landmarks.dtype) == ((FACES, 68, 2), np.float32)
+    assert faces.described == FEATURES
+    assert (faces.classes, faces.identity) == (EMOTIONS, ("images",))
     assert (faces.labels.shape, faces.labels.dtype) == ((FACES,), np.int32)
-    assert (faces.usage.dtype, set(faces.usage)) == (np.int8, {UNKNOWN_USAGE})
+    assert (faces.official.dtype, set(faces.official)) == (np.int8, {UNKNOWN_SPLIT})
     assert faces.rows.dtype == np.int64
     np.testing.assert_array_equal(faces.rows, np.arange(FACES))
-    assert np.isfinite(faces.landmarks).all()
+    assert np.isfinite(landmarks).all()
 
 
-def test_same_seed_same_faces(faces: Faces) -> None:
+def test_same_seed_same_faces(faces: Samples) -> None:
     assert_same(synthetic.draw(FACES, seed=3), faces)
 
 
@@ -75,12 +73,12 @@ def test_a_larger_set_extends_a_smaller_one() -> None:
         assert_same(synthetic.draw(count, seed=1, spoiled=0.3), larger.take(np.arange(count)))
 
 
-def test_seeds_and_blocks_differ(faces: Faces) -> None:
+def test_seeds_and_blocks_differ(faces: Samples) -> None:
     other = synthetic.draw(FACES, seed=4)
     assert (faces.labels != other.labels).any()
-    assert (faces.images != other.images).any((1, 2)).all()
-    assert (faces.landmarks != other.landmarks).any((1, 2)).all()
-    assert len(np.unique(faces.images.reshape(FACES, -1), axis=0)) == FACES
+    assert (faces.features["images"] != other.features["images"]).any((1, 2)).all()
+    assert (faces.features["landmarks"] != other.features["landmarks"]).any((1, 2)).all()
+    assert len(np.unique(faces.features["images"].reshape(FACES, -1), axis=0)) == FACES
 
 
 def test_labels_are_uniform() -> None:
@@ -89,8 +87,8 @@ def test_labels_are_uniform() -> None:
     assert (np.abs(counts - 200) < 65).all()  # 5 standard deviations
 
 
-def test_landmarks_follow_the_mark_up(faces: Faces) -> None:
-    points = upright(faces.landmarks)
+def test_landmarks_follow_the_mark_up(faces: Samples) -> None:
+    points = upright(faces.features["landmarks"])
     x, y = points[..., 0], points[..., 1]
     middle = {
         name: points[:, start:stop].mean(1)
@@ -129,16 +127,16 @@ def test_landmarks_follow_the_mark_up(faces: Faces) -> None:
     assert (x[:, 64] < x[:, 54]).all()
 
 
-def test_faces_fill_the_frame(faces: Faces) -> None:
-    points = faces.landmarks
+def test_faces_fill_the_frame(faces: Samples) -> None:
+    points = faces.features["landmarks"]
     assert 28 < np.ptp(points[..., 0], axis=1).mean() < 44
     assert 28 < np.ptp(points[..., 1], axis=1).mean() < 44
     assert np.median(np.abs(points.mean(1) - 23.5)) < 6
     assert ((points > -0.5) & (points < 47.5)).mean() > 0.98
 
 
-def test_dark_features_lie_at_their_landmarks(clear: Faces) -> None:
-    points = clear.landmarks
+def test_dark_features_lie_at_their_landmarks(clear: Samples) -> None:
+    points = clear.features["landmarks"]
     cheek = levels(clear, 0.5 * (points[:, [41, 46]] + points[:, [48, 54]])).mean(1)
     features = {
         "brow": points[:, [18, 19, 20, 23, 24, 25]],
@@ -153,23 +151,23 @@ def test_dark_features_lie_at_their_landmarks(clear: Faces) -> None:
         assert own.mean() > 1.15 * (cheek - levels(clear, places[others]).mean(1)).mean(), name
 
 
-def test_brows_are_darkest_on_their_landmarks(clear: Faces) -> None:
-    brows = clear.landmarks[:, [18, 19, 24, 25]]
+def test_brows_are_darkest_on_their_landmarks(clear: Samples) -> None:
+    brows = clear.features["landmarks"][:, [18, 19, 24, 25]]
     profile = [levels(clear, brows + np.array([0, shift])).mean() for shift in (-2, -1, 0, 1, 2)]
     assert np.argmin(profile) == 2
 
 
-def test_the_jaw_line_parts_the_face_from_the_rest(clear: Faces) -> None:
-    jaw = clear.landmarks[:, [2, 3, 13, 14]]
-    outward = jaw - clear.landmarks[:, 30:31]
+def test_the_jaw_line_parts_the_face_from_the_rest(clear: Samples) -> None:
+    jaw = clear.features["landmarks"][:, [2, 3, 13, 14]]
+    outward = jaw - clear.features["landmarks"][:, 30:31]
     outward /= np.linalg.norm(outward, axis=-1, keepdims=True)
     step = np.abs(levels(clear, jaw + 1.5 * outward) - levels(clear, jaw - 1.5 * outward)).mean()
     within = np.abs(levels(clear, jaw - 4 * outward) - levels(clear, jaw - 7 * outward)).mean()
     assert step > 1.5 * within
 
 
-def test_open_mouths_are_dark_in_surprise(clear: Faces) -> None:
-    points = clear.landmarks
+def test_open_mouths_are_dark_in_surprise(clear: Samples) -> None:
+    points = clear.features["landmarks"]
     gape = np.linalg.norm(points[:, 66] - points[:, 62], axis=1)
     chosen = np.flatnonzero((clear.labels == EMOTIONS.index("surprise")) & (gape > 2.5))
     assert len(chosen) > 20
@@ -235,8 +233,8 @@ def test_every_unit_has_a_stated_direction() -> None:
     assert {unit for unit, _ in DIRECTIONS} == set(UNITS)
 
 
-def test_expressions_show_in_the_landmarks(faces: Faces) -> None:
-    points = upright(faces.landmarks)
+def test_expressions_show_in_the_landmarks(faces: Samples) -> None:
+    points = upright(faces.features["landmarks"])
     points = points / np.linalg.norm(points[:, 45] - points[:, 36], axis=1)[:, None, None]
 
     def gap(name: str, above: int, below: int) -> float:
@@ -301,10 +299,14 @@ def test_spoiled_rows_are_known_and_the_others_untouched() -> None:
     spoiled = synthetic.draw(200, seed=2, spoiled=0.3)
     rows = synthetic.spoiled_rows(200, 2, 0.3)
     assert (rows.shape, rows.dtype) == ((200,), np.bool_)
-    np.testing.assert_array_equal((spoiled.landmarks != whole.landmarks).any((1, 2)), rows)
-    np.testing.assert_array_equal(spoiled.images, whole.images)
+    np.testing.assert_array_equal(
+        (spoiled.features["landmarks"] != whole.features["landmarks"]).any((1, 2)), rows
+    )
+    np.testing.assert_array_equal(spoiled.features["images"], whole.features["images"])
     np.testing.assert_array_equal(spoiled.labels, whole.labels)
-    error = np.linalg.norm(spoiled.landmarks - whole.landmarks, axis=-1).mean(1)
+    error = np.linalg.norm(
+        spoiled.features["landmarks"] - whole.features["landmarks"], axis=-1
+    ).mean(1)
     assert error[rows].min() > 4
 
 
@@ -319,17 +321,19 @@ def test_spoiled_share() -> None:
 
 def test_occlusion_hides_parts_of_a_share() -> None:
     open_, some, all_ = (synthetic.draw(FACES, occluded=share, noise=0.0) for share in (0, 0.25, 1))
-    changed = (open_.images != some.images).any((1, 2))
+    changed = (open_.features["images"] != some.features["images"]).any((1, 2))
     assert 0.18 < changed.mean() < 0.32
-    np.testing.assert_array_equal(some.images[changed], all_.images[changed])
-    assert (open_.images != all_.images).any((1, 2)).mean() > 0.95
-    np.testing.assert_array_equal(open_.landmarks, all_.landmarks)
+    np.testing.assert_array_equal(
+        some.features["images"][changed], all_.features["images"][changed]
+    )
+    assert (open_.features["images"] != all_.features["images"]).any((1, 2)).mean() > 0.95
+    np.testing.assert_array_equal(open_.features["landmarks"], all_.features["landmarks"])
 
 
-def test_noise_is_in_grey_levels(clear: Faces) -> None:
+def test_noise_is_in_grey_levels(clear: Samples) -> None:
     noisy = synthetic.draw(FACES, seed=3, noise=6.0, occluded=0.0)
-    np.testing.assert_array_equal(noisy.landmarks, clear.landmarks)
-    spread = (noisy.images.astype(float) - clear.images).std((1, 2))
+    np.testing.assert_array_equal(noisy.features["landmarks"], clear.features["landmarks"])
+    spread = (noisy.features["images"].astype(float) - clear.features["images"]).std((1, 2))
     assert 5.0 < spread.mean() < 7.0
     assert spread.std() > 1.0  # each face has its own
 

@@ -4,11 +4,13 @@ import os
 
 import numpy as np
 import pytest
-from test_fer2013 import csv_text
-from test_quarantine import landmark_file
 
-from configs import paper
+from fermm import config
 from fermm.data import fer2013, fingerprints, source, splits
+from fermm.data.config import DataConfig
+from fermm.faces import face_samples
+from helpers.fer2013 import csv_text
+from helpers.landmark_csv import landmark_file
 
 COUNT = 60
 UNCERTAIN = [7, 41]
@@ -24,11 +26,16 @@ def some_faces(seed=0):
     return images, labels, np.sort(random.integers(0, 3, COUNT)).astype(np.int8)
 
 
+def digests(images):
+    known = np.zeros(len(images), np.int32)
+    return splits.digests(face_samples(images, known, known.astype(np.int8), known))
+
+
 @pytest.fixture
 def known(monkeypatch):
     """Makes `some_faces` what the package takes for FER2013."""
     images, labels, usage = some_faces()
-    table = fingerprints.fingerprints(splits.digests(images), labels)
+    table = fingerprints.fingerprints(digests(images), labels)
     table[UNCERTAIN] = fingerprints._UNCERTAIN
     monkeypatch.setattr(fingerprints, "table", lambda: table)
     monkeypatch.setattr(fingerprints, "FACES", COUNT)
@@ -36,7 +43,7 @@ def known(monkeypatch):
 
 
 def recognise(images, labels):
-    return fingerprints.recognise(splits.digests(images), labels)
+    return fingerprints.recognise(digests(images), labels)
 
 
 def test_a_fingerprint_is_of_pixels_and_label():
@@ -90,9 +97,13 @@ def test_other_faces_are_not_fer2013(known):
 def load(tmp_path, faces, name="mini.csv", **changes):
     path = tmp_path / name
     path.write_text(csv_text(faces))
-    points = landmark_file(tmp_path / "points.csv", faces[1])
-    config = paper.get_config().data.to_dict() | {"path": str(path), "landmarks": points}
-    return source.load(config | {"cache_dir": str(tmp_path / "cache")} | changes)
+    section = {
+        "source": "fer2013",
+        "path": str(path),
+        "landmarks": landmark_file(tmp_path / "points.csv", faces[1]),
+        "cache_dir": str(tmp_path / "cache"),
+    }
+    return source.load(config.read(DataConfig, section | changes, "config.data"))
 
 
 KNOWN = " of them known to be FER2013's, pixel by pixel and by their emotion"
@@ -105,29 +116,30 @@ def test_what_a_run_says_of_its_data(tmp_path, known, streaming, monkeypatch):
 
     def said(faces, **changes):
         loaded = load(tmp_path, faces, streaming=streaming, **changes)
-        return loaded.title, loaded.identity["fer2013"], loaded.note
+        return loaded.title, loaded.identity["fer2013"], loaded.notes
 
-    assert said(known) == ("FER2013", fingerprints.IN_ORDER, "")
+    assert said(known) == ("FER2013", fingerprints.IN_ORDER, ())
     shuffled = [array[::-1] for array in known]
     note = "FER2013's faces in another order than its CSV has" + NOT_THE_PAPERS
-    assert said(shuffled) == ("FER2013", fingerprints.REORDERED, note)
-    assert said(shuffled, split="grouped") == ("FER2013", fingerprints.REORDERED, "")
+    assert said(shuffled) == ("FER2013", fingerprints.REORDERED, (note,))
+    assert said(shuffled, split="grouped") == ("FER2013", fingerprints.REORDERED, ())
     few = [array[:50] for array in known]
     note = f"50 faces instead of FER2013's 60, 48{KNOWN}{NOT_THE_PAPERS}"
-    assert said(few) == ("faces of mini.csv", fingerprints.OTHER, note)
+    assert said(few) == ("faces of mini.csv", fingerprints.OTHER, (note,))
     other = some_faces(1)
     note = f"60 faces, 0{KNOWN}{NOT_THE_PAPERS}"
-    assert said(other) == ("faces of mini.csv", fingerprints.OTHER, note)
+    assert said(other) == ("faces of mini.csv", fingerprints.OTHER, (note,))
     assert said(other, title="My faces")[0] == "My faces"
-    assert said(known, title="Kaggle's", split_seed=3) == ("Kaggle's", fingerprints.IN_ORDER, "")
+    assert said(known, title="Kaggle's", split_seed=3) == ("Kaggle's", fingerprints.IN_ORDER, ())
     assert said(other, name="a\nb.csv")[0] == "faces of a\\nb.csv"
 
 
 def test_a_prepared_data_set_is_called_by_its_name(tmp_path):
     load(tmp_path, some_faces())
-    [directory] = (tmp_path / "cache").rglob("1.1.0")
-    config = paper.get_config().data.to_dict() | {"path": str(directory)}
-    assert source.load(config).title == f"faces of {directory.parent.name}"
+    [directory] = (tmp_path / "cache").rglob("2.0.0")
+    section = {"source": "fer2013", "path": str(directory)}
+    loaded = source.load(config.read(DataConfig, section, "config.data"))
+    assert loaded.title == f"faces of {directory.parent.name}"
 
 
 # --- FER2013 itself ------------------------------------------------------------------------------
@@ -140,12 +152,12 @@ def test_fer2013_itself():
     assert (table.shape, table.dtype) == ((fingerprints.FACES,), np.uint32)
     assert np.count_nonzero(table == fingerprints._UNCERTAIN) == 175
     kinds = fingerprints.IN_ORDER, fingerprints.REORDERED, fingerprints.OTHER
-    digests, labels = splits.digests(faces.images), faces.labels
-    assert fingerprints.recognise(digests, labels) == (kinds[0], 35_712)
+    found, labels = splits.digests(faces), faces.labels
+    assert fingerprints.recognise(found, labels) == (kinds[0], 35_712)
     order = np.random.default_rng(0).permutation(len(faces))
-    assert fingerprints.recognise(digests[order], labels[order]) == (kinds[1], 35_712)
-    assert fingerprints.recognise(digests[1:], labels[1:])[0] == kinds[2]
-    lossy = splits.digests(faces.images // 2 * 2)  # as re-encoded pictures, a little different
+    assert fingerprints.recognise(found[order], labels[order]) == (kinds[1], 35_712)
+    assert fingerprints.recognise(found[1:], labels[1:])[0] == kinds[2]
+    lossy = digests(faces.features["images"] // 2 * 2)  # as re-encoded pictures, a bit different
     found = fingerprints.recognise(lossy, labels)
     assert found.kind == kinds[2]
     assert found.known < 100

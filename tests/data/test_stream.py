@@ -1,4 +1,4 @@
-"""Faces that stay on disk: whatever is read of them is what lies in memory otherwise."""
+"""Samples that stay on disk: whatever is read of them is what lies in memory otherwise."""
 
 import contextlib
 import gc
@@ -15,22 +15,23 @@ import time
 import numpy as np
 import pytest
 
-import fermm
-from fermm import experiment
+from fermm import config
 from fermm.data import batches, dataset, source, splits, stream, synthetic, tfds_builder
-from fermm.data.faces import Faces
+from fermm.data.config import DataConfig
 from fermm.errors import InputError
-from helpers.trainings import assert_identical, small_config
+from fermm.samples import Samples
+from helpers.samples import assert_same
 
 N, SHARDS = 300, 4
 
 
 @pytest.fixture(scope="module")
-def drawn() -> Faces:
+def drawn() -> Samples:
     faces = synthetic.draw(N, seed=0)
-    faces.usage[:] = np.arange(N) % 3
-    faces.images[[7, 250]] = faces.images[[0, 8]]  # copies, one across files
-    faces.images[9] = 0  # nothing but the bytes that strings end with
+    faces.official[:] = np.arange(N) % 3
+    images = faces.features["images"]
+    images[[7, 250]] = images[[0, 8]]  # copies, one across files
+    images[9] = 0  # nothing but the bytes that strings end with
     return faces
 
 
@@ -40,11 +41,11 @@ def directory(drawn, tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture
-def faces(directory) -> Faces:
-    return stream.open_faces(directory)
+def faces(directory) -> Samples:
+    return stream.open_samples(directory)
 
 
-def write(faces: Faces, root: pathlib.Path) -> pathlib.Path:
+def write(faces: Samples, root: pathlib.Path) -> pathlib.Path:
     """A prepared data set in several files, as TFDS makes them of large data."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tfds_builder, "SHARD", N // SHARDS)
@@ -53,16 +54,12 @@ def write(faces: Faces, root: pathlib.Path) -> pathlib.Path:
     return directory
 
 
-def columns(faces: Faces) -> dict[str, stream.Column]:
-    return {"images": faces.images, "landmarks": faces.landmarks}
-
-
-def read(faces: Faces, rows: np.ndarray, size: int, workers: int) -> list[dict[str, np.ndarray]]:
-    with contextlib.closing(stream.chunks(columns(faces), rows, size, workers=workers)) as chunks:
+def read(faces: Samples, rows: np.ndarray, size: int, workers: int) -> list[dict[str, np.ndarray]]:
+    with contextlib.closing(stream.chunks(faces.features, rows, size, workers=workers)) as chunks:
         return list(chunks)
 
 
-def assert_gathered(chunks, images, landmarks, rows, size) -> None:
+def assert_gathered(chunks, faces, rows, size) -> None:
     """The chunks are what indexing gives in memory."""
     starts = range(0, len(rows), size)
     assert len(chunks) == len(starts)
@@ -70,8 +67,8 @@ def assert_gathered(chunks, images, landmarks, rows, size) -> None:
         part = rows[start : start + size]
         assert chunk.keys() == {"images", "landmarks"}
         assert (chunk["images"].dtype, chunk["landmarks"].dtype) == (np.uint8, np.float32)
-        np.testing.assert_array_equal(chunk["images"], images[part])
-        np.testing.assert_array_equal(chunk["landmarks"], landmarks[part])
+        for name in chunk:
+            np.testing.assert_array_equal(chunk[name], faces.features[name][part])
 
 
 def workers_alive() -> list[multiprocessing.Process]:
@@ -83,7 +80,7 @@ def workers_alive() -> list[multiprocessing.Process]:
 
 def test_a_column_is_the_array_that_it_stands_for(faces, drawn):
     for name in ("images", "landmarks"):
-        column, array = getattr(faces, name), getattr(drawn, name)
+        column, array = faces.features[name], drawn.features[name]
         assert (column.shape, column.dtype, column.ndim) == (array.shape, array.dtype, array.ndim)
         assert len(column) == N
         for key in (
@@ -112,42 +109,35 @@ def test_a_column_is_the_array_that_it_stands_for(faces, drawn):
 def test_a_column_refuses_other_keys(faces):
     for key in (N, -N - 1, [0, N], 1.5, "image", [[0, 1]], np.ones(N, bool), None, (0, 0)):
         with pytest.raises(IndexError):
-            faces.images[key]
+            faces.features["images"][key]
 
 
 def test_reads_more_than_a_block(faces, drawn):
     rows = np.random.default_rng(0).integers(0, N, 2 * stream.BLOCK + 5)
-    np.testing.assert_array_equal(faces.landmarks[rows], drawn.landmarks[rows])
+    expected = drawn.features["landmarks"][rows]
+    np.testing.assert_array_equal(faces.features["landmarks"][rows], expected)
 
 
-def test_faces_behave_as_in_memory(faces, drawn, directory):
-    in_memory = dataset.read(directory)
-    for name in ("labels", "usage", "rows"):
-        for other in (drawn, in_memory):
-            got, expected = getattr(faces, name), getattr(other, name)
-            assert got.dtype == expected.dtype
-            np.testing.assert_array_equal(got, expected)
+def test_samples_behave_as_in_memory(faces, drawn, directory):
+    assert_same(dataset.read(directory), drawn)
+    assert_same(faces, drawn)
     rows = np.array([299, 3, 3])
-    taken, expected = faces.take(rows), drawn.take(rows)
+    taken = faces.take(rows)
     assert len(faces) == N
-    for name in ("images", "labels", "usage", "rows", "landmarks"):
-        assert type(getattr(taken, name)) is np.ndarray
-        np.testing.assert_array_equal(getattr(taken, name), getattr(expected, name))
-    for name in ("images", "landmarks"):
-        np.testing.assert_array_equal(getattr(in_memory, name), getattr(drawn, name))
+    assert all(type(column) is np.ndarray for column in taken.features.values())
+    assert_same(taken, drawn.take(rows))
 
 
 def test_what_lies_on_disk_can_be_written_again(faces, drawn, tmp_path):
-    again = dataset.read(write(faces, tmp_path))
-    for name in ("images", "labels", "usage", "rows", "landmarks"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(drawn, name))
+    assert_same(dataset.read(write(faces, tmp_path)), drawn)
 
 
 def test_digests_copies_and_splits_are_those_of_the_arrays(faces, drawn):
-    assert source._digest(faces.images, faces.labels) == source._digest(drawn.images, drawn.labels)
-    assert source._digest(faces.landmarks) == source._digest(drawn.landmarks)
-    copies = splits.identical(faces.images)
-    np.testing.assert_array_equal(copies, splits.identical(drawn.images))
+    assert source._digest_labels(faces) == source._digest_labels(drawn)
+    for name, column in faces.features.items():
+        assert source._digest(column) == source._digest(drawn.features[name])
+    np.testing.assert_array_equal(splits.digests(faces), splits.digests(drawn))
+    copies = splits.duplicates(faces)
     assert copies[[7, 250]].tolist() == [0, 8]
     for kind in splits.KINDS:
         expected = splits.split(drawn, kind, 3)
@@ -165,16 +155,16 @@ def test_files_are_opened_where_they_are_read_and_closed(directory):
 
     gc.collect()
     before = count()
-    faces = stream.open_faces(directory)
-    faces.images[:]
+    faces = stream.open_samples(directory)
+    faces.features["images"][:]
     assert open_files() == SHARDS
-    copy = pickle.loads(pickle.dumps(faces.images))
+    copy = pickle.loads(pickle.dumps(faces.features["images"]))
     assert open_files() == SHARDS
-    np.testing.assert_array_equal(copy[::90], faces.images[::90])
+    np.testing.assert_array_equal(copy[::90], faces.features["images"][::90])
     assert open_files() == 2 * SHARDS
-    faces.images.records.close()
+    faces.features["images"].records.close()
     assert open_files() == SHARDS
-    faces.landmarks[5]  # opens its file again
+    faces.features["landmarks"][5]  # opens its file again
     assert open_files() == SHARDS + 1
     del copy, faces
     assert open_files() == 0
@@ -184,8 +174,8 @@ def test_damage_is_one_line(drawn, tmp_path):
     directory = write(drawn, tmp_path)
     last = sorted(directory.glob("*.array_record*"))[-1]
     remedy = rf"^the prepared data set in {re.escape(str(directory))} is damaged \(.+\): delete"
-    faces = stream.open_faces(directory)
-    faces.images.records.close()
+    faces = stream.open_samples(directory)
+    faces.features["images"].records.close()
     whole = last.read_bytes()
     at = whole.index(b"landmarks") + 50
     altered = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
@@ -193,8 +183,8 @@ def test_damage_is_one_line(drawn, tmp_path):
     for damaged in (altered, whole[: len(whole) // 2], b"", None):
         last.unlink() if damaged is None else last.write_bytes(damaged)
         for attempt in (
-            lambda: stream.open_faces(directory),
-            lambda: pickle.loads(pickle.dumps(faces.images))[:],
+            lambda: stream.open_samples(directory),
+            lambda: pickle.loads(pickle.dumps(faces.features["images"]))[:],
             lambda: read(pickle.loads(pickle.dumps(faces)), rows, 64, workers=0),
         ):
             with pytest.raises(InputError, match=remedy) as caught:
@@ -206,7 +196,7 @@ def test_damage_is_one_line(drawn, tmp_path):
     assert workers_alive() == []
     (directory / "features.json").unlink()
     with pytest.raises(InputError, match=remedy):
-        stream.open_faces(directory)
+        stream.open_samples(directory)
 
 
 # --- Chunks ------------------------------------------------------------------------------------
@@ -216,22 +206,22 @@ def test_damage_is_one_line(drawn, tmp_path):
 @pytest.mark.parametrize("step", [0, 3])
 def test_chunks_from_any_step_are_the_batches_in_memory(faces, drawn, size, step):
     rows = batches.order(seed=5, epoch=2, count=N)[step * 32 :]
-    assert_gathered(read(faces, rows, size, workers=0), drawn.images, drawn.landmarks, rows, size)
+    assert_gathered(read(faces, rows, size, workers=0), drawn, rows, size)
 
 
 def test_chunks_from_worker_processes_are_the_same(faces, drawn):
     rows = batches.order(seed=5, epoch=2, count=N)[96:]
     got = read(faces, rows, 32, workers=2)
-    assert_gathered(got, drawn.images, drawn.landmarks, rows, 32)
+    assert_gathered(got, drawn, rows, 32)
     assert workers_alive() == []
 
 
 def test_chunks_of_one_field_of_a_split_and_of_nothing(faces, drawn):
     rows = splits.split(faces, "paper")["train"][batches.order(0, 0, 210)]
-    with contextlib.closing(stream.chunks({"x": faces.landmarks}, rows, 100)) as chunks:
+    with contextlib.closing(stream.chunks({"x": faces.features["landmarks"]}, rows, 100)) as chunks:
         got = [chunk["x"] for chunk in chunks]
     assert [len(x) for x in got] == [100, 100, 10]
-    np.testing.assert_array_equal(np.concatenate(got), drawn.landmarks[rows])
+    np.testing.assert_array_equal(np.concatenate(got), drawn.features["landmarks"][rows])
     assert read(faces, rows[:0], 32, workers=0) == []
     assert read(faces, rows[:0], 32, workers=1) == []
 
@@ -240,8 +230,8 @@ def test_what_was_yielded_stays_as_it_was(faces, drawn):
     rows = np.arange(N)
     kept = read(faces, rows, 50, workers=0)
     kept[0]["images"][:] = 0  # its own memory
-    assert_gathered(kept[1:], drawn.images, drawn.landmarks, rows[50:], 50)
-    np.testing.assert_array_equal(faces.images[:50], drawn.images[:50])
+    assert_gathered(kept[1:], drawn, rows[50:], 50)
+    np.testing.assert_array_equal(faces.features["images"][:50], drawn.features["images"][:50])
 
 
 def test_few_chunks_are_read_ahead(faces, monkeypatch):
@@ -253,7 +243,7 @@ def test_few_chunks_are_read_ahead(faces, monkeypatch):
         return read_records(self, names, rows)
 
     monkeypatch.setattr(stream.Records, "read", counted)
-    with contextlib.closing(stream.chunks(columns(faces), np.arange(N), 10)) as chunks:
+    with contextlib.closing(stream.chunks(faces.features, np.arange(N), 10)) as chunks:
         for i in range(5):
             next(chunks)
             time.sleep(0.05)  # for a reader that would run away
@@ -261,7 +251,7 @@ def test_few_chunks_are_read_ahead(faces, monkeypatch):
 
 
 def test_closing_early_ends_the_processes(faces):
-    chunks = stream.chunks(columns(faces), np.arange(N), 10, workers=2)
+    chunks = stream.chunks(faces.features, np.arange(N), 10, workers=2)
     next(chunks)
     assert len(workers_alive()) == 2
     chunks.close()
@@ -270,7 +260,7 @@ def test_closing_early_ends_the_processes(faces):
 
 def test_an_error_while_reading_ends_the_processes(faces):
     def train():
-        with contextlib.closing(stream.chunks(columns(faces), np.arange(N), 10, workers=1)) as it:
+        with contextlib.closing(stream.chunks(faces.features, np.arange(N), 10, workers=1)) as it:
             next(it)
             raise KeyboardInterrupt
 
@@ -281,7 +271,7 @@ def test_an_error_while_reading_ends_the_processes(faces):
 
 def test_a_process_that_dies_is_one_line(faces):
     with contextlib.closing(
-        stream.chunks(columns(faces), np.arange(N).repeat(100), 10, workers=1)
+        stream.chunks(faces.features, np.arange(N).repeat(100), 10, workers=1)
     ) as chunks:
         next(chunks)
         [worker] = workers_alive()
@@ -299,9 +289,9 @@ def test_the_processes_of_a_killed_one_end_too(directory, tmp_path):
         "import numpy as np\n"
         "from fermm.data import stream\n"
         "if __name__ == '__main__':\n"
-        "    faces = stream.open_faces(sys.argv[1])\n"
+        "    faces = stream.open_samples(sys.argv[1])\n"
         "    rows = np.arange(300).repeat(100)\n"
-        "    chunks = stream.chunks({'x': faces.images}, rows, 10, workers=1)\n"
+        "    chunks = stream.chunks({'x': faces.features['images']}, rows, 10, workers=1)\n"
         "    next(chunks)\n"
         "    print(*(p.pid for p in multiprocessing.active_children()), flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -319,10 +309,10 @@ def test_importing_is_quick(directory):
     script = (
         "import sys\n"
         "from fermm.data import stream\n"
-        "faces = stream.open_faces(sys.argv[1])\n"
-        "faces.images[:3]\n"
+        "faces = stream.open_samples(sys.argv[1])\n"
+        "faces.features['images'][:3]\n"
         "assert not {'grain', 'jax', 'tensorflow'} & sys.modules.keys()\n"
-        "next(stream.chunks({'x': faces.images}, faces.rows, 8))\n"
+        "next(stream.chunks({'x': faces.features['images']}, faces.rows, 8))\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", script, directory], check=True)
@@ -333,11 +323,12 @@ def test_importing_is_quick(directory):
 
 def test_prepare_leaves_the_faces_on_disk(drawn, tmp_path):
     lines = ["emotion,pixels,Usage"]
-    for image, label in zip(drawn.images[:20], drawn.labels, strict=False):
+    for image, label in zip(drawn.features["images"][:20], drawn.labels, strict=False):
         lines.append(f"{label},{' '.join(map(str, image.ravel()))},Training")
     path, table = tmp_path / "faces.csv", tmp_path / "landmarks.csv"
     path.write_text("\n".join(lines) + "\n")
-    dataset.landmarks_lib.write_csv(table, np.rint(drawn.landmarks[:20]), drawn.labels[:20])
+    points = np.rint(drawn.features["landmarks"][:20])
+    dataset.landmarks_lib.write_csv(table, points, drawn.labels[:20])
     for _ in range(2):  # built, then found
         faces = dataset.prepare(
             path,
@@ -346,65 +337,37 @@ def test_prepare_leaves_the_faces_on_disk(drawn, tmp_path):
             report=lambda *a: None,
             streaming=True,
         )
-        assert isinstance(faces.images, stream.Column)
-        assert isinstance(faces.landmarks, stream.Column)
-        np.testing.assert_array_equal(faces.images[:], drawn.images[:20])
-        np.testing.assert_array_equal(faces.landmarks[:], np.rint(drawn.landmarks[:20]))
+        assert isinstance(faces.features["images"], stream.Column)
+        assert isinstance(faces.features["landmarks"], stream.Column)
+        np.testing.assert_array_equal(faces.features["images"][:], drawn.features["images"][:20])
+        np.testing.assert_array_equal(faces.features["landmarks"][:], points)
 
 
 def test_a_column_of_some_rows(faces, drawn):
     rows = np.random.default_rng(0).permutation(N)[:50]
-    column = faces.images.at(rows)
+    column = faces.features["images"].at(rows)
     assert column.shape == (50, 48, 48)
-    np.testing.assert_array_equal(np.asarray(column), drawn.images[rows])
-    np.testing.assert_array_equal(column[[3, -1]], drawn.images[rows[[3, 49]]])
-    np.testing.assert_array_equal(column.at(np.array([4, 2]))[:], drawn.images[rows[[4, 2]]])
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_that_streams_is_the_run_in_memory(drawn, directory, tmp_path, workers):
-    config = small_config(
-        networks=("landmarks",),
-        seeds=(0, 1),
-        data__source="fer2013",
-        data__path=str(directory),
-        landmarks__epochs=1,
-    )
-    config["data"]["workers"] = workers
-    networks = []
-    for streaming in (False, True):
-        config["data"]["streaming"] = streaming
-        experiment.run(config, tmp_path / str(streaming))
-        networks.append(fermm.restore(tmp_path / str(streaming), seed=1).variables)
-        assert workers_alive() == []
-    assert_identical(*networks)
-    # What is on disk does not belong to what a run is: it may go on either way.
-    experiment.run(config | {"networks": ("landmarks",)}, tmp_path / "False")
+    np.testing.assert_array_equal(np.asarray(column), drawn.features["images"][rows])
+    np.testing.assert_array_equal(column[[3, -1]], drawn.features["images"][rows[[3, 49]]])
+    two = drawn.features["images"][rows[[4, 2]]]
+    np.testing.assert_array_equal(column.at(np.array([4, 2]))[:], two)
 
 
 @pytest.mark.skipif("FERMM_FER2013" not in os.environ, reason="needs FER2013")
 def test_an_epoch_of_the_real_data(tmp_path_factory):
-    config = {
-        "source": "fer2013",
-        "title": "",
-        "path": os.environ["FERMM_FER2013"],
-        "cache_dir": os.environ.get("FERMM_CACHE") or str(tmp_path_factory.getbasetemp()),
-        "landmarks": "paper",
-        "predictor": "",
-        "on_error": "stop",
-        "split": "paper",
-        "split_seed": 0,
-        "class_weights": "pooled",
-    }
-    in_memory = source.load(config | {"streaming": False})
-    streamed = source.load(config | {"streaming": True})
+    cache = os.environ.get("FERMM_CACHE") or str(tmp_path_factory.getbasetemp())
+    section = {"source": "fer2013", "path": os.environ["FERMM_FER2013"], "cache_dir": cache}
+    in_memory, streamed = (
+        source.load(config.read(DataConfig, section | {"streaming": streaming}, "config.data"))
+        for streaming in (False, True)
+    )
     assert streamed.identity == in_memory.identity
     np.testing.assert_array_equal(streamed.class_weights, in_memory.class_weights)
     np.testing.assert_array_equal(
-        splits.identical(streamed.faces.images), splits.identical(in_memory.faces.images)
+        splits.duplicates(streamed.samples), splits.duplicates(in_memory.samples)
     )
     rows = in_memory.splits["train"]
     np.testing.assert_array_equal(streamed.splits["train"], rows)
     rows = rows[batches.order(seed=0, epoch=0, count=len(rows))]
-    got = read(streamed.faces, rows, 2000, workers=0)
-    assert_gathered(got, in_memory.faces.images, in_memory.faces.landmarks, rows, 2000)
+    got = read(streamed.samples, rows, 2000, workers=0)
+    assert_gathered(got, in_memory.samples, rows, 2000)
