@@ -40,7 +40,7 @@ shutil.rmtree(f"{out}/landmarks/seed_0/checkpoints/2")
 experiment.run(config, out)
 faces = synthetic.draw(5, 1)
 network = fermm.restore(out, "decision_fusion")
-np.save(f"{out}/predicted.npy", network.predict(faces.features["images"], faces.features["landmarks"]))
+np.save(f"{out}/predicted.npy", network.predict(**faces.features))
 assert jax.numpy.zeros(1).dtype == "float64"  # for the program itself it stays on
 """
 

@@ -11,19 +11,22 @@ import random
 
 import numpy as np
 import pytest
-from test_report import ALL, fabricate
 
 from configs import paper, synthetic
-from fermm import experiment, settings
+from fermm import experiment
 from fermm.errors import InputError
 from fermm.evaluate import run
+from fermm.experiment import config as run_config
+from fermm.experiment import directory as directory_lib
+from fermm.rundir import RunDirectory
+from helpers.runs import ALL, fabricate
 from helpers.trainings import small_config
 from reliability import damage, fuzz
 
 PATH = "@"  # stands for the path of the input in a message
 ANEW = "delete it and run again: the run writes it anew"
 USAGE = "fields are set as --config.FIELD=VALUE, see --help"
-SEED = "is not a whole number from 0 to 2**31 - 1"
+SEED = "an integer from 0 to 2**31 - 1"
 NOBODY = "no such user; write the path out"
 LOST = "put it back from a copy, or choose another --workdir"
 
@@ -40,11 +43,11 @@ def refusal(reader, *arguments, **keywords):
 NETWORKS = {
     "no units": (
         {"landmarks__arguments__features": 0},
-        "config.landmarks: arguments.features is 0, needs a whole number from 1",
+        "config.landmarks: arguments.features is 0, needs an integer from 1",
     ),
     "half a unit": (
         {"image__arguments": {"hidden": 2.5}},
-        "config.image: arguments.hidden is 2.5, needs a whole number from 1",
+        "config.image: arguments.hidden is 2.5, needs an integer from 1",
     ),
     "two layers of filters": (
         {"image__arguments__filters": (8, 16)},
@@ -112,30 +115,32 @@ def test_paths(reader, path, message):
 
 FIELDS = {
     "networks": {
-        "text": ("image", "config.networks is 'image', needs a tuple of texts"),
-        "number within": (("image", 3), "config.networks is ('image', 3), needs a tuple of texts"),
-        "none": (None, "config.networks is None, needs a tuple of texts"),
+        "text": ("image", "config.networks is 'image', needs a list of strings"),
+        "number within": (("image", 3), "config.networks is ('image', 3), needs a list of strings"),
+        "none": (None, "config.networks is None, needs a list of strings"),
     },
     "seeds": {
-        "number": (3, "config.seeds is 3, needs a tuple"),
-        "text within": (("0",), f"config.seeds: '0' {SEED}"),
-        "tuple within": (((0,),), f"config.seeds: (0,) {SEED}"),
-        "True within": ((True,), f"config.seeds: True {SEED}"),
-        "too large": ((2**31,), f"config.seeds: 2147483648 {SEED}"),
+        "number": (3, "config.seeds is 3, needs a list of integers"),
+        "text within": (("0",), "config.seeds is ('0',), needs a list of integers"),
+        "tuple within": (((0,),), "config.seeds is ((0,),), needs a list of integers"),
+        "True within": ((True,), "config.seeds is (True,), needs a list of integers"),
+        "too large": ((2**31,), f"config.seeds is 2147483648, needs {SEED}"),
     },
-    "split_seeds": {"fraction within": ((0.5,), f"config.split_seeds: 0.5 {SEED}")},
+    "split_seeds": {
+        "fraction within": ((0.5,), "config.split_seeds is (0.5,), needs a list of integers")
+    },
     "report": {"text": ("no", "config.report is 'no', needs True or False")},
     "tensorboard": {"number": (1, "config.tensorboard is 1, needs True or False")},
     "accept_changed_code": {"number": (1, "config.accept_changed_code is 1, needs True or False")},
     "data": {"text": ("fer2013.csv", "config.data is 'fer2013.csv', needs a section")},
-    "data.path": {"number": (3, "config.data.path is 3, needs a text")},
+    "data.path": {"number": (3, "config.data.path is 3, needs a string")},
     "data.cache_dir": {
-        "none": (None, "config.data.cache_dir is None, needs a text"),
+        "none": (None, "config.data.cache_dir is None, needs a string"),
         "of nobody": ("~nobody-here/x", f"~nobody-here/x: {NOBODY}"),
     },
     "data.predictor": {"of nobody": ("~nobody-here/x", f"~nobody-here/x: {NOBODY}")},
-    "data.workers": {"negative": (-1, "config.data.workers is -1: at least 0")},
-    "data.split_seed": {"text": ("0", "config.data.split_seed is '0', needs a whole number")},
+    "data.workers": {"negative": (-1, "config.data.workers is -1, needs at least 0")},
+    "data.split_seed": {"text": ("0", "config.data.split_seed is '0', needs an integer")},
     "data.on_error": {
         "unknown": (
             "quarantaine",
@@ -149,27 +154,19 @@ FIELDS = {
             (f"config.data.on_error: '{'x' * 79}... is unknown; there are quarantine, stop."),
         ),
     },
-    "data.synthetic": {"list": ([3], "config.data.synthetic is [3], needs a section")},
-    "data.synthetic.count": {
-        "fraction": (1.5, "config.data.synthetic.count is 1.5, needs a whole number")
+    "data.arguments": {"list": ([3], "config.data.arguments is [3], needs a section")},
+    "data.arguments.count": {
+        "fraction": (1.5, "config.data.arguments.count is 1.5, needs an integer")
     },
-    "data.synthetic.spoiled": {
-        "text": ("all", "config.data.synthetic.spoiled is 'all', needs a number")
+    "data.arguments.spoiled": {
+        "text": ("all", "config.data.arguments.spoiled is 'all', needs a number")
     },
     "evaluate": {"tuple": (("test",), "config.evaluate is ('test',), needs a section")},
     "evaluate.splits": {
-        "text": ("test", "config.evaluate.splits is 'test', needs a tuple of texts")
+        "text": ("test", "config.evaluate.splits is 'test', needs a list of strings")
     },
-    "image": {
-        "text": (
-            "nn1",
-            (
-                "config.networks: 'image' is unknown; there are decision_fusion, "
-                "feature_fusion, landmarks."
-            ),
-        )
-    },
-    "image.model": {"number": (1, "config.image.model is 1, needs a text")},
+    "image": {"text": ("nn1", "config.image is 'nn1', needs a section")},
+    "image.model": {"number": (1, "config.image.model is 1, needs a string")},
     "image.arguments": {"none": (None, "config.image.arguments is None, needs a section")},
     "image.trainable": {"text": (".*", "config.image.trainable is '.*', needs a list of strings")},
     "image.epochs": {
@@ -196,9 +193,23 @@ FIELDS = {
     "landmarks.schedule.min_delta": {
         "NaN": (float("nan"), "config.landmarks.schedule.min_delta is nan, needs at least 0")
     },
-    "decision_fusion.start_from": {
+    "decision_fusion.members.image.run": {
         "of nobody": ("~nobody-here/x", f"~nobody-here/x: {NOBODY}"),
-        "none": (None, "config.decision_fusion.start_from is None, needs a text"),
+        "none": (None, "config.decision_fusion.members.image.run is None, needs a string"),
+    },
+    "decision_fusion.members.image.network": {
+        "unknown": (
+            "imag",
+            "config.decision_fusion.members.image.network: 'imag' is unknown; there are "
+            "decision_fusion, feature_fusion, image, landmarks. Did you mean 'image'?",
+        )
+    },
+    "decision_fusion.members": {
+        "none": (
+            {},
+            "config.decision_fusion.members is empty: name the networks to fuse, such as "
+            "--config.decision_fusion.members.image.network=image",
+        )
     },
     "decision_fusion.reuse_frozen_outputs": {
         "number": (1, "config.decision_fusion.reuse_frozen_outputs is 1, needs True or False")
@@ -218,17 +229,18 @@ def test_fields(field, value, message):
     for key in sections:
         section = section[key]
     section[name] = value
-    assert refusal(settings.check, config) == message
+    assert refusal(run_config.read, config) == message
 
 
-def test_every_field_is_needed():
-    settings.check(paper.get_config().to_dict())
-    for field in settings._DATA_FIELDS:
+def test_what_has_no_default_is_needed():
+    for field in ("networks", "data", "data.source", "image.epochs", "image.learning_rate"):
         config = paper.get_config().to_dict()
-        del config["data"][field]
-        assert refusal(settings.check, config) == (
-            f"config.data.{field} is missing in the config file"
-        )
+        *sections, name = field.split(".")
+        section = config
+        for key in sections:
+            section = section[key]
+        del section[name]
+        assert refusal(run_config.read, config) == (f"config.{field} is missing in the config file")
 
 
 OVERRIDES = {
@@ -286,7 +298,7 @@ OVERRIDES = {
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 @pytest.mark.parametrize(("argument", "message"), OVERRIDES.values(), ids=OVERRIDES)
 def test_overrides(argument, message):
-    assert refusal(lambda: settings.check(fuzz.parse([argument]))) == message
+    assert refusal(lambda: run_config.read(fuzz.parse([argument]))) == message
 
 
 # --- Files of a run ------------------------------------------------------------------------------
@@ -590,10 +602,15 @@ AGAIN_FILES = {
 def test_a_run_is_not_begun_again_on_a_damaged_config(tmp_path, content, message):
     (tmp_path / "config.json").write_bytes(content)
     config = synthetic.get_config().to_dict()
-    assert refusal(settings.check_workdir, config, tmp_path).replace(str(tmp_path), PATH) == message
+    assert (
+        refusal(directory_lib.check, run_config.read(config), RunDirectory(tmp_path)).replace(
+            str(tmp_path), PATH
+        )
+        == message
+    )
 
 
-# --- The fuzzer ------------------------------------------------------------------------------------
+# --- The fuzzer ----------------------------------------------------------------------------------
 
 
 def test_the_fuzzer_damages_what_it_is_given_and_not_its_own_values():

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -27,7 +28,7 @@ NETWORKS = ("image", "landmarks", "decision_fusion", "feature_fusion")
 def workdir(tmp_path_factory):
     """A run of two seeds; in the first, the best epoch of the landmark network is not the last."""
     config = synthetic.get_config()
-    config.data.synthetic.count = 150
+    config.data.arguments.count = 150
     config.image.arguments.hidden = 8
     config.seeds = (0, 1)
     config.report = False
@@ -42,19 +43,24 @@ def workdir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def faces():
+def samples():
     return drawn.draw(150, 0)
 
 
+@pytest.fixture(scope="module")
+def faces(samples):
+    return types.SimpleNamespace(labels=samples.labels, **samples.features)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
-def test_predict_says_what_the_run_saved(workdir, faces, name):
+def test_predict_says_what_the_run_saved(workdir, samples, name):
     saved = rundir.read_predictions(workdir / name / "seed_1" / "predictions_test.npz")
     network = fermm.restore(workdir, name, seed=1)
-    some = faces.take(saved.rows)
-    result = network.predict(some.images, some.landmarks)
+    some = samples.take(saved.rows)
+    result = network.predict(**some.features)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, saved.probabilities, atol=1e-6)
-    assert network.labels == fermm.EMOTIONS
+    assert network.classes == fermm.EMOTIONS
     assert network.config["data"]["split"] == "paper"
     assert network.meta["seed"] == 1
 
@@ -141,7 +147,9 @@ def test_landmarks_are_extracted_by_the_method_of_the_run(workdir, faces, monkey
     found = fermm.landmarks.extract(faces.images[:3])
     # Found while the image network works, or given: the same.
     np.testing.assert_allclose(
-        network.predict(faces.images[:3]), network.predict(faces.images[:3], found), atol=1e-6
+        network.predict(faces.images[:3]),
+        network.predict(faces.images[:3], found),
+        atol=1e-6,
     )
     alone = fermm.restore(workdir, "landmarks", 0)
     monkeypatch.setitem(alone.config["data"], "source", "fer2013")
@@ -323,7 +331,10 @@ def test_several_splits_are_named(workdir, tmp_path):
 @pytest.mark.parametrize("name", ["image", "decision_fusion"])
 def test_apply_refuses_images_that_are_divided_already(workdir, faces, name):
     network = fermm.restore(workdir, name, 0)
-    inputs = {"images": faces.images[:2] / np.float32(255), "landmarks": faces.landmarks[:2]}
+    inputs = {
+        "images": faces.images[:2] / np.float32(255),
+        "landmarks": faces.landmarks[:2],
+    }
     message = r"images are float32 \(2, 48, 48\); the image network needs uint8, grey levels from 0"
     with pytest.raises(fermm.InputError, match=message):
         jax.jit(network.apply)(network.variables, inputs)
@@ -335,7 +346,10 @@ def test_apply_refuses_images_that_are_divided_already(workdir, faces, name):
 @pytest.mark.parametrize(("name", "width"), [("image", 16), ("decision_fusion", 14)])
 def test_features_are_what_the_last_layer_decides_from(workdir, faces, name, width):
     network = fermm.restore(workdir, name, 0)
-    inputs = {"images": np.tile(faces.images, (2, 1, 1)), "landmarks": [*faces.landmarks] * 2}
+    inputs = {
+        "images": np.tile(faces.images, (2, 1, 1)),
+        "landmarks": [*faces.landmarks] * 2,
+    }
     features = network.features(**inputs)
     assert (features.dtype, features.shape) == (np.float32, (300, width))
     inputs["landmarks"] = np.stack(inputs["landmarks"])
@@ -382,7 +396,11 @@ def test_a_pickle_gives_the_same_predictions_in_another_process(workdir, faces, 
     assert repr(again) == repr(network)
     np.testing.assert_array_equal(again.predict(faces.images[:3], faces.landmarks[:3]), expected)
     (tmp_path / "packed").write_bytes(packed)
-    np.savez(tmp_path / "faces.npz", images=faces.images[:3], landmarks=faces.landmarks[:3])
+    np.savez(
+        tmp_path / "faces.npz",
+        images=faces.images[:3],
+        landmarks=faces.landmarks[:3],
+    )
     code = (
         "import pickle, numpy as np; network = pickle.load(open('packed', 'rb')); "
         "np.save('found.npy', network.predict(**np.load('faces.npz')))"

@@ -186,6 +186,9 @@ def read(given: Mapping[str, Any]) -> Config:
     """
     own = {field.name for field in dataclasses.fields(RunConfig)}
     sections = {k: v for k, v in given.items() if k not in own and isinstance(v, Mapping)}
+    for name in given.get("networks", ()):
+        if name in given and name not in sections:
+            raise InputError(f"config.{name} is {config.short(given[name])}, needs a section")
     run = config.read(RunConfig, {k: v for k, v in given.items() if k not in sections}, "config")
     for field in ("networks", "seeds"):
         if not getattr(run, field):

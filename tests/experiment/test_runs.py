@@ -569,8 +569,8 @@ def test_parts_that_have_seen_the_test_faces_are_refused(finished, tmp_path, mon
         experiment.run(config, tmp_path / "a")
     assert str(caught.value) == (
         f"config.decision_fusion.members.image.run: the networks of {finished} were trained on "
-        f"{seen} of the {sum(map(len, held_out))} samples by which this run validates and tests: use "
-        "the data and the config.data.split and split_seed of that run"
+        f"{seen} of the {sum(map(len, held_out))} samples by which this run validates and tests: "
+        "use the data and the config.data.split and split_seed of that run"
     )
     assert not (tmp_path / "a").exists()
 
