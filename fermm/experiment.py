@@ -305,38 +305,38 @@ def _check_networks(config: Mapping[str, Any], workdir: Path) -> dict[str, dict[
                 module = models.build(spec)
             variables = checks.check_network(module, len(EMOTIONS))
             trained = partition.trained_paths(variables["params"], section["trainable"])
-            with checks.telling("its loss cannot be differentiated"):
-                _check_training(name, section, models.build(spec, trained), variables, trained)
+            with checks.telling("its training step fails"):
+                opt_state = _trace_step(name, section, spec, variables, trained)
         except InputError as error:
             raise InputError(f"config.{name}: {error}") from None
+        updates.check_state(opt_state, f"config.{name}.optimizer")
+        kept = all(path.startswith("head/") for path in trained)
+        if models.is_fusion(section) and kept and section["reuse_frozen_outputs"]:
+            train = settings.train_config(section, f"config.{name}")
+            refuse_augmentation_of_outputs(train, f"config.{name}")
     return specs
 
 
-def _check_training(
+def _trace_step(
     name: str,
     section: Mapping[str, Any],
-    module: nn.Module,
+    spec: Mapping[str, Any],
     variables: Mapping[str, Any],
     trained: frozenset[str],
-) -> None:
-    """A step of the network can be traced; nothing is augmented that is not computed anew."""
+) -> Any:
+    """Traces a training step of the network; returns shapes and types of the optimiser's state."""
     where = f"config.{name}"
     train = settings.train_config(section, where)
-    transform = updates.make(train, 1).transform
-    opt_state = steps.check_step(
-        module,
+    return steps.check_step(
+        models.build(spec, trained),
         variables,
         trained,
         loss=train.loss,
-        transform=transform,
+        transform=updates.make(train, 1).transform,
         augmentations=train.augmentations(where),
         features=FEATURES,
         classes=len(EMOTIONS),
     )
-    updates.check_state(opt_state, f"{where}.optimizer")
-    kept = all(path.startswith("head/") for path in trained)
-    if models.is_fusion(section) and kept and section["reuse_frozen_outputs"]:
-        refuse_augmentation_of_outputs(train, where)
 
 
 def _check_code(

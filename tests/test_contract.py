@@ -159,3 +159,50 @@ def test_a_head_that_does_not_fit(tmp_path, call, message):
     with pytest.raises(InputError, match=rf"^config.feature_fusion: {message}"):
         experiment.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+OWN = {
+    "augmentation of kept outputs": (
+        "feature_fusion",
+        {"augment": ("flip",)},
+        "config.feature_fusion.augment changes samples, but the outputs of the frozen members are "
+        "computed once: set config.feature_fusion.reuse_frozen_outputs to False, or leave "
+        "config.feature_fusion.augment empty",
+    ),
+    "augmentation of something else": (
+        "image",
+        {"augment": ("flip", "noise")},
+        "config.image: the augmentation Noise changes landmarks, but the network reads images",
+    ),
+    "warm-up": (
+        "image",
+        {"schedule": {"kind": "cosine", "warmup_epochs": 2}},
+        "config.image.schedule: warmup_epochs is 2 of 2 epochs, needs to be fewer",
+    ),
+    "decay": (
+        "image",
+        {"optimizer": {"kind": "adamw", "weight_decay": -1.0}},
+        "config.image.optimizer.weight_decay is -1.0, needs at least 0",
+    ),
+    "loss": (
+        "image",
+        {"loss": {"kind": "hinge"}},
+        "config.image.loss.kind: 'hinge' is unknown; there are cross_entropy.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "section", "message"), OWN.values(), ids=OWN.keys())
+def test_a_training_that_does_not_fit(tmp_path, name, section, message):
+    config = small_config(networks=("image", "landmarks", "feature_fusion"))
+    config[name] |= section
+    with pytest.raises(InputError) as error:
+        experiment.run(config, tmp_path / "run")
+    assert str(error.value) == message
+    assert not (tmp_path / "run").exists()
+
+
+def test_frozen_members_that_are_computed_anew_may_be_augmented(tmp_path):
+    config = small_config(networks=("image", "landmarks", "feature_fusion"))
+    config["feature_fusion"] |= {"augment": ("flip", "noise"), "reuse_frozen_outputs": False}
+    assert experiment._check_networks(config, tmp_path)["feature_fusion"]["head"] == "feature"
