@@ -207,7 +207,7 @@ def make(
                 _count(params),
                 provenance.code_of(spec, program),
             )
-            with checks.telling("its loss cannot be differentiated"):
+            with checks.telling("its training step fails"):
                 opt_state = steps.check_step(
                     models.build(spec, trained),
                     variables,
