@@ -460,7 +460,7 @@ def _find(path: Path, network: str | None, seed: int | None) -> Path:
             raise InputError(f"{path}: holds no network {network!r}; it holds {names}")
         found = chosen
     if seed is not None and len(found) > 1:
-        chosen = [d for d in found if d.name == f"seed_{seed}"]
+        chosen = [d for d in found if d.is_of(seed)]
         if not chosen:
             names = ", ".join(sorted({d.name for d in found}))
             raise InputError(f"{path}: holds no seed {seed}; it holds {names}")

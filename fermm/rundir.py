@@ -80,6 +80,10 @@ class SeedDirectory:
         """The last part of its path, "seed_0"."""
         return self.path.absolute().name
 
+    def is_of(self, seed: int) -> bool:
+        """Whether it is the directory of this seed."""
+        return self.name == f"seed_{seed}"
+
     @property
     def checkpoints(self) -> Path:
         """The directory with a sub-directory for each checkpoint."""

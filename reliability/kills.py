@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from fermm.finished import FINISHED
+from fermm.rundir import RunDirectory
 from fermm.train import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,7 +87,7 @@ def content(workdir: Path) -> dict[str, Any]:
             if file.name == "checksums.json":
                 saved = checkpoint.read(file.parent, training=True)
                 found[name] = _without_times(saved._asdict())
-        elif file.name == FINISHED:
+        elif file == RunDirectory(workdir).finished:
             found[name] = "there"  # it has digests of files that tell times
         elif file.suffix == ".npz":
             with np.load(file) as arrays:

@@ -114,7 +114,7 @@ def test_what_a_run_leaves(finished):
     assert report.count("<img ") == len(drawn)
     assert "Accuracy in percent on synthetic faces" in report
     assert "paper, figure" not in report  # the networks are smaller, the faces others
-    assert json.loads((finished / "assessment.json").read_text())["faces"] == 33
+    assert json.loads((finished / "assessment.json").read_text())["samples"] == 33
     assert not list(finished.rglob("*.tmp*"))
     assert json.loads((finished / "config.json").read_text())["seeds"] == [0]
 
