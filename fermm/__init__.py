@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fermm.data import landmarks
-    from fermm.data.faces import EMOTIONS
+    from fermm.faces import EMOTIONS
     from fermm.errors import InputError
     from fermm.predict import restore
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["EMOTIONS", "InputError", "__version__", "landmarks", "restore"]
 
 _HOMES = {
-    "EMOTIONS": "fermm.data.faces",
+    "EMOTIONS": "fermm.faces",
     "InputError": "fermm.errors",
     "landmarks": "fermm.data",
     "restore": "fermm.predict",

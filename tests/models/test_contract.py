@@ -130,7 +130,7 @@ def test_one_that_fits():
     register("own")(Good)
     variables = check({"model": "own", "arguments": {}})
     assert variables["params"]["hidden"]["kernel"].shape == (136, 5)
-    with pytest.raises(InputError, match=r"^cannot be initialised: TypeError: "):
+    with pytest.raises(InputError, match=r"^cannot be initialised in .*, line \d+: TypeError: "):
         check({"model": "own", "arguments": {"classes": "seven"}})
 
 
@@ -141,9 +141,9 @@ def test_the_number_of_classes_is_that_of_the_data():
     assert check_network(models.build(spec), FEATURES, 3)
     given = {"model": "own", "arguments": {"classes": 4}}
     assert models.complete(given, 3) == given
-    with pytest.raises(InputError, match="^`classify` returns 4 logits for 3 classes$"):
+    with pytest.raises(InputError, match=r"^`classify` returns 4 logits for 3 classes$"):
         check_network(models.build(given), FEATURES, 3)
-    with pytest.raises(InputError, match="^head 'own' is not registered"):
+    with pytest.raises(InputError, match=r"^head 'own' is not registered"):
         models.complete({"head": "own", "arguments": {}, "members": {}}, 3)
 
 
