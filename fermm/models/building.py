@@ -9,6 +9,7 @@ import flax.linen as nn
 import fermm.models.image
 import fermm.models.landmarks  # noqa: F401, both register a network of fermm's own
 from fermm.errors import InputError
+from fermm.models import specs
 from fermm.models.fusion import Fusion, Members
 from fermm.models.registry import HEADS, NETWORKS
 from fermm.models.specs import Spec, is_fusion
@@ -28,12 +29,14 @@ def build(spec: Spec, trained: Collection[str] | None = None, *, plain: bool = F
 
     Raises:
         InputError: a name that nothing registered, arguments that the network does not have, or a
-            member whose name cannot be that of a member.
+            fusion without members, or with one that cannot have its name.
     """
     if not is_fusion(spec):
         return _construct(NETWORKS, "model", spec, plain)
+    if not specs.members(spec):
+        raise InputError("a fusion needs at least one member; it has none")
     members, frozen = {}, []
-    for name, member in spec["members"].items():
+    for name, member in specs.members(spec).items():
         _check_name(name)
         below = None
         if trained is not None:
@@ -60,13 +63,12 @@ def complete(spec: Spec, classes: int) -> dict[str, Any]:
 
 
 def _check_name(name: str) -> None:
-    if (
-        not name.isidentifier()
-        or name.startswith("_")
-        or hasattr(Fusion, name)
-        or name in (*("members", "head", "frozen", "parent", "name"),)
-    ):
-        raise InputError(f"a member cannot be called {name!r}; choose another name")
+    # A member becomes an attribute of the fusion.
+    taken = name in Fusion.__dataclass_fields__ or hasattr(Fusion, name)
+    if taken or not name.isidentifier() or name.startswith("_"):
+        raise InputError(
+            f"a member cannot be called {name!r}; choose another name, of letters, digits and _"
+        )
 
 
 def _find(registry: dict[str, type[nn.Module]], key: str, name: str) -> type[nn.Module]:

@@ -20,9 +20,8 @@ from fermm.models.types import Outputs, shapes
 from fermm.samples import Feature
 
 _PACKAGE = Path(__file__).parent.parent
-_COUNT = (
-    5  # samples in the batch that a network is tried with: no other axis is likely to be as long
-)
+# Samples in the batch that a network is tried with: no other axis is likely to be as long.
+_COUNT = 5
 
 
 def require_sizes(count: int | None = None, **sizes: Any) -> None:

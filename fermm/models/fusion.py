@@ -34,8 +34,12 @@ class Members(Mapping[str, nn.Module]):
     def __repr__(self) -> str:
         return repr(self._modules)
 
+    def __eq__(self, other: object) -> bool:
+        # The order counts: heads concatenate what members return.
+        return isinstance(other, Members) and (*self.items(),) == (*other.items(),)
+
     def __hash__(self) -> int:
-        return hash(tuple(self._modules.items()))
+        return hash((*self.items(),))
 
 
 class Fusion(nn.Module):

@@ -130,7 +130,7 @@ def test_one_that_fits():
     register("own")(Good)
     variables = check({"model": "own", "arguments": {}})
     assert variables["params"]["hidden"]["kernel"].shape == (136, 5)
-    with pytest.raises(InputError, match=r"^cannot be initialised: TypeError: "):
+    with pytest.raises(InputError, match=r"^cannot be initialised in .*, line \d+: TypeError: "):
         check({"model": "own", "arguments": {"classes": "seven"}})
 
 

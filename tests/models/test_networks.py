@@ -284,9 +284,8 @@ def test_bfloat16_computes_nearly_the_same(name):
             variables | {"params": params}, data, train=True, mutable=["batch_stats"]
         )
         assert outputs.logits.dtype == outputs.features.dtype == jnp.float32
-        return jnp.mean(
-            optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
-        ), outputs.logits
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs.logits, labels)
+        return jnp.mean(losses), outputs.logits
 
     results = [
         jax.jit(jax.value_and_grad(functools.partial(loss, module=models.build(s)), has_aux=True))(
