@@ -69,7 +69,7 @@ def test_synthetic_faces_need_their_number():
 
 def test_synthetic_faces_are_not_streamed():
     assert refusal(source.load, drawn(streaming=True)) == (
-        "config.data.streaming is on, but drawn faces are made in memory: switch it off"
+        "config.data.streaming is on, but synthetic faces are made in memory: switch it off"
     )
 
 

@@ -124,7 +124,7 @@ def test_samples_behave_as_in_memory(faces, drawn, directory):
     rows = np.array([299, 3, 3])
     taken = faces.take(rows)
     assert len(faces) == N
-    assert all(type(column) is np.ndarray for column in taken.features.values())
+    assert all(type(column) is stream.Column for column in taken.features.values())
     assert_same(taken, drawn.take(rows))
 
 

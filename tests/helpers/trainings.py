@@ -8,7 +8,7 @@ import numpy as np
 
 from configs import synthetic
 from fermm import config, models
-from fermm.train import partition, steps
+from fermm.train import checkpoint, partition, steps
 from fermm.train.config import TrainConfig
 from fermm.train.job import Job
 from fermm.train.stop import Stop, Stopped
@@ -128,3 +128,16 @@ class StopAfter(Stop):
     def check(self):
         if self.requested:
             raise Stopped(self.number)
+
+
+def some_checkpoint(loss):
+    """A checkpoint after which the validation loss was `loss`."""
+    random = np.random.default_rng(int(loss * 1000))
+    params = {
+        "dense": {"kernel": random.normal(size=(3, 2)).astype(np.float32)},
+        "bias": np.ones(2),
+    }
+    training = {"step": np.int32(7), "opt_state": {"0": params, "1": {}}}
+    return checkpoint.Checkpoint(
+        {"params": params}, training, {"history": [{"val_loss": loss}], "n": 1}
+    )

@@ -165,7 +165,7 @@ def parts(tmp_path_factory):
 @pytest.mark.parametrize("reuse", [True, False])
 def test_in_a_fusion(parts, tmp_path, patterns, moves, reuse):
     shutil.copytree(parts, tmp_path / "run")
-    config = small_config(networks=("feature_fusion",), feature_fusion__start_from=str(parts))
+    config = small_config(networks=("feature_fusion",), feature_fusion__run=str(parts))
     config["landmarks"] |= {"model": "in_halves", "arguments": {}}
     config["feature_fusion"] |= {"trainable": patterns, "reuse_frozen_outputs": reuse, "epochs": 1}
     experiment.run(config, tmp_path / "fused")

@@ -15,19 +15,13 @@ from fermm import rundir
 from fermm.errors import InputError
 from fermm.rundir import Position
 from fermm.train import checkpoint, loop, resuming
-from fermm.train.checkpoint import Checkpoint
-from helpers.trainings import assert_identical, make_job, with_config, without_seconds
-
-
-def some(loss):
-    """A checkpoint after which the validation loss was `loss`."""
-    random = np.random.default_rng(int(loss * 1000))
-    params = {
-        "dense": {"kernel": random.normal(size=(3, 2)).astype(np.float32)},
-        "bias": np.ones(2),
-    }
-    training = {"step": np.int32(7), "opt_state": {"0": params, "1": {}}}
-    return Checkpoint({"params": params}, training, {"history": [{"val_loss": loss}], "n": 1})
+from helpers.trainings import (
+    assert_identical,
+    make_job,
+    some_checkpoint,
+    with_config,
+    without_seconds,
+)
 
 
 @pytest.fixture
@@ -35,8 +29,8 @@ def directory(tmp_path):
     """Four epochs, the second of which was the best, and twenty steps of the next."""
     with checkpoint.Writer([tmp_path / "checkpoints"]) as writer:
         for epoch, loss in ((1, 1.4), (2, 1.0), (3, 1.2), (4, 1.3)):
-            writer.save(Position(epoch), [some(loss)])
-        writer.save(Position(4, 20), [some(1.3)])
+            writer.save(Position(epoch), [some_checkpoint(loss)])
+        writer.save(Position(4, 20), [some_checkpoint(1.3)])
     return tmp_path / "checkpoints"
 
 
@@ -46,14 +40,14 @@ def test_the_last_two_the_best_and_the_newest_are_kept(directory):
     assert rundir.locate(directory).name == "4"
     assert rundir.locate(directory, "best").name == "2"
     with checkpoint.Writer([directory]) as writer:
-        writer.save(Position(5), [some(1.1)])
+        writer.save(Position(5), [some_checkpoint(1.1)])
     assert [p.name for p in rundir.positions(directory)] == ["2", "4", "5"]
     assert sorted(p.name for p in directory.iterdir()) == ["2", "4", "5"]
 
 
 def test_what_was_written_is_read(directory):
     found = checkpoint.read(directory / "3", training=True)
-    expected = some(1.2)
+    expected = some_checkpoint(1.2)
     assert_identical(found.variables, expected.variables)
     assert_identical(found.training, expected.training)
     assert found.meta == {"format": rundir.FORMAT, **expected.meta}
@@ -71,7 +65,7 @@ def test_what_is_not_needed_any_more_is_removed(directory, keep, left):
         assert rundir.find_damage(path) == ""
         assert (path / "training").exists() == rundir.has_training(path) == (keep == "all")
         loss = {"2": 1.0, "3": 1.2, "4": 1.3, "4+20": 1.3}[name]
-        assert_identical(checkpoint.read(path).variables, some(loss).variables)
+        assert_identical(checkpoint.read(path).variables, some_checkpoint(loss).variables)
     before = files(directory)
     checkpoint.reduce(directory, keep)
     assert files(directory) == before
@@ -219,7 +213,7 @@ def test_a_full_disk_is_noticed_before_anything_is_written(directory, monkeypatc
         pytest.raises(InputError, match=r"epoch 5 could be written \(No space left on device\)"),
         checkpoint.Writer([directory]) as writer,
     ):
-        writer.save(Position(5), [some(1.1)])
+        writer.save(Position(5), [some_checkpoint(1.1)])
     assert sorted(p.name for p in directory.iterdir()) == ["2", "3", "4", "4+20"]
     assert capfd.readouterr() == ("", "")
 
@@ -228,11 +222,11 @@ FULL = """
 import resource, sys, pathlib
 import numpy as np
 sys.path[:0] = sys.argv[2:]
-from test_checkpoint import some
+from helpers.trainings import some_checkpoint
 from fermm import rundir
 from fermm.train import checkpoint
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), -1))
-big = some(0.5)
+big = some_checkpoint(0.5)
 big.variables["params"]["big"] = np.random.default_rng(0).normal(size=100000)
 with checkpoint.Writer([pathlib.Path("checkpoints")]) as writer:
     writer.save(rundir.Position(5), [big])
