@@ -219,10 +219,12 @@ def _parse_flags(argv: list[str]) -> list[str]:
     file, config = _load(source)
     for field, value in _overrides(argv):
         _add_field(config, field, value)
-    # It would look for overrides in sys.argv, in which the file still stands.
-    config_flags.DEFINE_config_dict("config", config, "The experiment.", sys_argv=argv)
-    flags.FLAGS["config"].file = file
     try:
+        # It would look for overrides in sys.argv, in which the file still stands.
+        config_flags.DEFINE_config_dict(
+            "config", config, "The experiment.", flags.FLAGS, sys_argv=argv
+        )
+        flags.FLAGS["config"].file = file
         rest = flags.FLAGS(argv)
     except flags.Error as error:
         _fail(_short(error))
@@ -299,6 +301,8 @@ def _add_field(config: ConfigDict, field: str, value: str) -> None:
     from fermm.experiment.config import default_of
 
     *sections, name = field.split(".")
+    if sections and sections[0] not in (*config, "data", "evaluate"):
+        return  # not a network of this config
     try:
         default = default_of(field, value)
     except (InputError, LookupError):

@@ -435,7 +435,7 @@ def _as_seed(seed: Any) -> int | None:
         return int(seed.strip().removeprefix("seed_"))
     if seed is None or (isinstance(seed, numbers.Integral) and not isinstance(seed, bool)):
         return None if seed is None else int(seed)
-    raise InputError(f"seed is {seed!r}, needs a whole number, such as 0")
+    raise InputError(f"seed is {seed!r}, needs an integer, such as 0")
 
 
 def _find(path: Path, network: str | None, seed: int | None) -> Path:

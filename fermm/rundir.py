@@ -479,7 +479,9 @@ def read_samples(path: Path) -> Samples:
     """
     with refuse_damage(path):
         arrays = _read_arrays(path)
-        weights = _take(arrays, "class_weights", "f", (len(arrays["class_weights"]),))
+        weights = _take(
+            arrays, "class_weights", "f", arrays.get("class_weights", np.zeros(1)).shape
+        )
         if not weights.size or not np.isfinite(weights).all():
             raise ValueError("class_weights are not finite")
         classes = len(weights)

@@ -37,8 +37,11 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from fermm.data.faces import EMOTIONS, USAGES, Faces
+from fermm.data.fer2013 import USAGES
 from fermm.errors import InputError
+from fermm.faces import EMOTIONS
+from fermm.rundir import RunDirectory
+from fermm.samples import Samples
 from reliability import damage
 
 SECONDS = 30  # of computing, for a case: not of waiting, since the machine may be busy with others
@@ -131,13 +134,13 @@ def _read_faces(where: Path) -> None:
     raise AssertionError("accepted by 'stop' though 'quarantine' set rows aside")
 
 
-def _check(faces: Faces) -> None:
+def _check(faces: Samples) -> None:
     count = len(faces)
     total = count + len(faces.rejected)
-    assert faces.images.shape == (count, 48, 48)
-    assert faces.images.dtype == np.uint8
+    assert faces.features["images"].shape == (count, 48, 48)
+    assert faces.features["images"].dtype == np.uint8
     assert set(faces.labels.tolist()) <= set(range(7))
-    assert set(faces.usage.tolist()) <= {-1, 0, 1, 2}
+    assert set(faces.official.tolist()) <= {-1, 0, 1, 2}
     assert len(set(faces.rows.tolist())) == count
     assert count
     assert 0 <= faces.rows.min() <= faces.rows.max() < total
@@ -195,7 +198,7 @@ def _make_run(where: Path) -> None:
     from fermm import experiment
 
     config = synthetic.get_config()
-    config.data.synthetic.count = 200
+    config.data.arguments.count = 200
     config.data.cache_dir = str(where / "cache")
     config.image.arguments.filters = (2, 2, 2)
     config.image.arguments.hidden = 8
@@ -232,12 +235,15 @@ def _spoil_run_files(rng: random.Random, where: Path) -> None:
 
 def _read_run_files(where: Path) -> None:
     from configs import synthetic
-    from fermm import settings
     from fermm.evaluate import assess, run, table, write
+    from fermm.experiment import config as run_config
+    from fermm.experiment import directory
 
     error: InputError | None = None
     try:
-        settings.check_workdir(synthetic.get_config().to_dict(), where / "run")
+        directory.check(
+            run_config.read(synthetic.get_config().to_dict()), RunDirectory(where / "run")
+        )
     except InputError as refused:  # as it is if the config is still readable: it is another one
         error = refused
     found = run.load(where / "run")
@@ -306,11 +312,11 @@ def _spoil_arguments(rng: random.Random, where: Path) -> None:
 
 
 def _read_arguments(where: Path) -> None:
-    from fermm import settings
+    from fermm.experiment import config as run_config
 
     config = parse(json.loads((where / "arguments.json").read_text()))
     if config is not None:
-        settings.check(config)
+        run_config.read(config)
 
 
 def parse(arguments: list[str]) -> dict[str, Any] | None:
@@ -320,20 +326,15 @@ def parse(arguments: list[str]) -> dict[str, Any] | None:
         InputError: it refuses them; with what it prints.
     """
     from absl import flags
-    from ml_collections import config_flags
 
     import launch
 
     argv = ["launch.py", *arguments]
     values = flags.FlagValues()
-    config = config_flags.DEFINE_config_file(
-        "config", None, "The experiment.", lock_config=True, flag_values=values
-    )
     flags.DEFINE_string("workdir", None, "The run's directory.", flag_values=values)
     err = io.StringIO()
     with (
         mock.patch.object(flags, "FLAGS", values),
-        mock.patch.object(launch, "_CONFIG", config),
         mock.patch.object(sys, "argv", argv),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(err),
@@ -346,7 +347,7 @@ def parse(arguments: list[str]) -> dict[str, Any] | None:
             text = err.getvalue()
             assert text.startswith("launch.py: "), text
             raise InputError(text.removeprefix("launch.py: ").removesuffix("\n")) from None
-    return config.value.to_dict()
+    return values["config"].value.to_dict()
 
 
 def _spoil_tree(rng: random.Random, where: Path) -> None:

@@ -12,6 +12,7 @@ proportional set size (PSS) of all processes, from /proc, in which shared pages 
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -26,7 +27,6 @@ from typing import Any, cast
 import numpy as np
 
 from fermm.data import batches, dataset, stream
-from fermm.data.faces import Faces
 from fermm.errors import InputError
 
 MB = 1 << 20
@@ -48,12 +48,15 @@ class Repeated:
 def make(data: str, cache_dir: str, times: int, out: Path) -> Path:
     """Writes `times` the faces of `data` to `out`: the directory of the prepared data set."""
     faces = dataset.prepare(data, cache_dir=cache_dir, streaming=True)
-    repeated = Faces(
-        cast(np.ndarray, Repeated(faces.images, times)),
-        np.tile(faces.labels, times),
-        np.tile(faces.usage, times),
-        np.arange(len(faces) * times),
-        cast(np.ndarray, Repeated(faces.landmarks, times)),
+    repeated = dataclasses.replace(
+        faces,
+        features={
+            name: cast(np.ndarray, Repeated(column, times))
+            for name, column in faces.features.items()
+        },
+        labels=np.tile(faces.labels, times),
+        official=np.tile(faces.official, times),
+        rows=np.arange(len(faces) * times),
     )
     return dataset.write(repeated, out, f"times_{times}")
 
@@ -124,12 +127,9 @@ def read_epoch(directory: Path, size: int, workers: int) -> dict[str, float]:
     start_up = memory.all
     began = time.perf_counter()
     with memory.watch():
-        faces = stream.open_faces(directory)
+        faces = stream.open_samples(directory)
         opened = time.perf_counter()
-        columns = {
-            "images": cast(stream.Column, faces.images),
-            "landmarks": cast(stream.Column, faces.landmarks),
-        }
+        columns = {name: cast(stream.Column, x) for name, x in faces.features.items()}
         rows = batches.order(0, 0, len(faces))
         first, done = 0.0, 0
         with contextlib.closing(stream.chunks(columns, rows, size, workers=workers)) as chunks:

@@ -132,7 +132,7 @@ def test_without_a_home_directory(nobody, tmp_path):
     )
     for call in (
         lambda: paths.expand("~/.cache/fermm"),
-        lambda: run_config.read({**CONFIG, "data": {**CONFIG["data"], "source": "fer2013"}}),
+        lambda: run_config.read({**CONFIG, "data": {"source": "fer2013", "path": "x.csv"}}),
     ):
         with pytest.raises(fermm.InputError) as caught:
             call()
@@ -176,7 +176,7 @@ def test_a_file_that_may_not_be_read_is_not_set_aside(tmp_path, monkeypatch):
     def denied(file):
         raise PermissionError(13, "Permission denied", str(file))
 
-    monkeypatch.setattr(checkpoint, "_sha256", denied)
+    monkeypatch.setattr(rundir, "_sha256", denied)
     with pytest.raises(fermm.InputError) as caught:
         checkpoint.set_damaged_aside(tmp_path / "checkpoints")
     assert "damaged" not in str(caught.value)

@@ -217,29 +217,29 @@ def points(count, *places, value=np.nan):
             lambda w: fermm.restore(w, "image", 0).predict([[[1, 2], [3]]]),
             "images: lists of different lengths; give integers",
         ),
-        (lambda w: fermm.restore(w, "image", "first"), "seed is 'first', needs a whole number"),
-        (lambda w: fermm.restore(w, "image", True), "seed is True, needs a whole number"),
-        (lambda w: fermm.restore(w, "image", 0.5), "seed is 0.5, needs a whole number"),
-        (lambda w: fermm.restore(w, "image", 0).warm_up([1, 0]), "sizes: 0 is not a number of fac"),
+        (lambda w: fermm.restore(w, "image", "first"), "seed is 'first', needs an integer"),
+        (lambda w: fermm.restore(w, "image", True), "seed is True, needs an integer"),
+        (lambda w: fermm.restore(w, "image", 0.5), "seed is 0.5, needs an integer"),
+        (lambda w: fermm.restore(w, "image", 0).warm_up([1, 0]), "sizes: 0 is not a number of sam"),
         (
             lambda w: fermm.restore(w, "landmarks", 0, predictor=w / "none.dat"),
             "was trained on landmarks that no predictor found; leave predictor out",
         ),
         (
             lambda w: fermm.restore(w, "landmarks", 0).predict(landmarks=points(2, (1, 3, 1))),
-            "landmarks: row 1, point 3: y is nan, not a finite number; leave the face out, or find",
+            r"landmarks: row 1 has nan at \[3, 1\], not a finite number; leave the sample out",
         ),
         (
             lambda w: fermm.restore(w, "decision_fusion", 0).predict(
                 np.zeros((3, 48, 48), np.uint8), points(3, (1, 67, 0), (2, 0, 0), value=-np.inf)
             ),
-            r"row 1, point 67: x is -inf, not a finite number \(2 rows have such numbers\); leave",
+            r"row 1 has -inf at \[67, 0\], not a finite number \(2 rows have such numbers\); leave",
         ),
         (
             lambda w: fermm.restore(w, "landmarks", 0).features(
                 landmarks=points(2, (0, 0, 0), value=1e39)
             ),
-            r"row 0, point 0: x is 1e\+39, not a finite number",
+            r"row 0 has 1e\+39 at \[0, 0\], not a finite number",
         ),
         (
             lambda w: fermm.restore(w, "landmarks", 0).predict(landmarks=np.full((1, 68, 2), "3")),
@@ -253,13 +253,13 @@ def points(count, *places, value=np.nan):
             lambda w: fermm.restore(w, "decision_fusion", 0).predict(
                 np.zeros((2, 48, 48), np.uint8), np.zeros((3, 68, 2))
             ),
-            r"as many landmarks as images, please: there are {{'images': 2, 'landmarks': 3}}",
+            r"there must be as many of each feature; there are {{'images': 2, 'landmarks': 3}}",
         ),
         (
             lambda w: fermm.restore(w, "decision_fusion", 0).predict(
                 np.zeros((2, 48, 48), np.uint8)
             ),
-            "trained on drawn faces with exact landmarks; no method finds those",
+            "trained on synthetic faces with exact landmarks; no method finds those",
         ),
     ],
 )
@@ -383,7 +383,7 @@ def test_repr(workdir):
     network = fermm.restore(workdir, "decision_fusion", 1)
     count = sum(x.size for x in jax.tree.leaves(network.variables["params"]))
     assert repr(network) == (
-        "<fermm network 'decision_fusion', seed 1, epoch 1: images and landmarks -> 7 emotions; "
+        "<fermm network 'decision_fusion', seed 1, epoch 1: images and landmarks -> 7 classes; "
         f"{count:,} parameters>"
     )
 
@@ -428,7 +428,7 @@ def own(tmp_path_factory):
     train_predictor(folder / "own68.dat")
     faces = drawn.draw(60, 0)
     lines = ["emotion,pixels,Usage"]
-    for image, label in zip(faces.images, faces.labels, strict=True):
+    for image, label in zip(faces.features["images"], faces.labels, strict=True):
         lines.append(f"{label},{' '.join(map(str, image.ravel()))},Training")
     (folder / "faces.csv").write_text("\n".join(lines) + "\n")
     config = paper.get_config()
@@ -441,7 +441,7 @@ def own(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         experiment.run(config.to_dict(), folder / "run")
-    return folder, faces.images[:20]
+    return folder, faces.features["images"][:20]
 
 
 def sha256(path):
@@ -519,11 +519,12 @@ def test_parts_that_read_other_landmarks_are_refused(own, tmp_path, monkeypatch)
     experiment.run(config.to_dict(), parts)
     shutil.copytree(folder / "run" / "landmarks", parts / "landmarks")
     config.networks = ("decision_fusion",)
-    config.decision_fusion.start_from = str(parts)
+    for member in config.decision_fusion.members.values():
+        member.run = str(parts)
     config.data.predictor = ""
     message = (
-        f"config.decision_fusion.start_from: {parts}/landmarks/seed_0 was trained on landmarks of "
-        f"another predictor (SHA-256 {sha256(folder / 'own68.dat')}) than this run's "
+        f"config.decision_fusion.members.landmarks.run: {parts}/landmarks/seed_0 was trained on "
+        f"landmarks of another predictor (SHA-256 {sha256(folder / 'own68.dat')}) than this run's "
         f"({fermm.landmarks.PUBLISHED_PREDICTOR}): set config.data.predictor to that file"
     )
     with pytest.raises(fermm.InputError, match=re.escape(message)):

@@ -8,6 +8,7 @@ import pytest
 from configs import paper
 from fermm import experiment
 from fermm.data import source
+from fermm.experiment import config as run_config
 
 FER2013 = os.environ.get("FERMM_FER2013")
 pytestmark = pytest.mark.skipif(not FER2013, reason="FERMM_FER2013 does not name FER2013's CSV")
@@ -21,7 +22,7 @@ def config(tmp_path_factory):
 
 
 def test_the_papers_data(tmp_path_factory):
-    data = source.load(config(tmp_path_factory).data.to_dict())
+    data = source.load(run_config.read(config(tmp_path_factory).to_dict()).run.data)
     assert {k: len(v) for k, v in data.splits.items()} == {
         "train": 25_121,
         "validation": 7_177,

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import paper
-from fermm import models, settings
+from fermm import config as config_lib
+from fermm import models
 from fermm.data import batches
 from fermm.data.landmarks import PUBLISHED_PREDICTOR
+from fermm.experiment.config import NetworkConfig
 from fermm.models.fusion import MODALITIES
 from fermm.predict import Network
 from fermm.train import checkpoint, devices, partition, updates
@@ -71,7 +73,7 @@ class Peer:
         self._module = models.build(spec, trained)
         self._train_count = len(self._data["train"])
         per_epoch = math.ceil(self._train_count / batch_size)
-        config = settings.train_config(section, f"config.{network}")
+        config = config_lib.read(NetworkConfig, section, f"config.{network}")
         made = updates.make(config, per_epoch)
         states, frozens = [], []
         for each in variables:

@@ -416,7 +416,7 @@ def write_csv(path: str | os.PathLike[str], landmarks: np.ndarray, labels: np.nd
         row, point, axis = np.argwhere(~rounded)[0]
         raise InputError(
             f"{path}: row {row}, point {point}: {'xy'[axis]} = {landmarks[row, point, axis]} is "
-            "not a whole number below a million, and the paper's format holds no others: round "
+            "not an integer below a million, and the paper's format holds no others: round "
             "the landmarks or save them with numpy.save"
         )
     if labels.dtype.kind not in "iuf":
@@ -527,7 +527,7 @@ def _parse(here: str, row: list[str], where: dict[str, int]) -> tuple[np.ndarray
     emotion = row[where["emotion"]].strip()
     if emotion not in _LABELS:
         raise InputError(
-            f"{here}: emotion is {emotion[:20]!r}, not a whole number from 0 to "
+            f"{here}: emotion is {emotion[:20]!r}, not an integer from 0 to "
             f"{len(EMOTIONS) - 1}: write the index of the class in FER2013's order"
         )
     numbers = " ".join(row[where[name]] for name in FACE_REGIONS).replace(".", " ").split()

@@ -164,7 +164,7 @@ def draw(
 
     Args:
         count: how many faces, at least 1.
-        seed: any whole number from 0.
+        seed: any integer from 0.
         spoiled: probability that a face's landmarks are misplaced as a whole (wrong place, scale
             and roll), as a predictor leaves them that missed the face. See `spoiled_rows`.
         occluded: probability that dark glasses, a lock of hair or a hand hide part of the face.
@@ -172,7 +172,7 @@ def draw(
 
     Returns:
         Samples with labels uniform over EMOTIONS, no official split, rows 0 to count - 1, and
-        landmarks, float32 (N, 68, 2), whose whole numbers fall on pixel centres.
+        landmarks, float32 (N, 68, 2), whose integers fall on pixel centres.
 
     Raises:
         InputError: an argument is out of range.
@@ -204,7 +204,7 @@ def spoiled_rows(count: int, seed: int = 0, spoiled: float = 0.0) -> np.ndarray:
     if count < 1:
         raise InputError(f"count is {count}: ask for at least 1 face")
     if seed < 0:
-        raise InputError(f"seed is {seed}: give a whole number from 0")
+        raise InputError(f"seed is {seed}: give an integer from 0")
     if not 0.0 <= spoiled <= 1.0:
         raise InputError(f"spoiled is {spoiled}: give a share from 0 to 1")
     chance = np.empty((-(-count // BLOCK), BLOCK))  # where there is no memory, this tells at once

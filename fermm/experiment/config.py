@@ -186,7 +186,7 @@ def read(given: Mapping[str, Any]) -> Config:
     """
     own = {field.name for field in dataclasses.fields(RunConfig)}
     sections = {k: v for k, v in given.items() if k not in own and isinstance(v, Mapping)}
-    for name in given.get("networks", ()):
+    for name in given.get("networks") or ():
         if name in given and name not in sections:
             raise InputError(f"config.{name} is {config.short(given[name])}, needs a section")
     run = config.read(RunConfig, {k: v for k, v in given.items() if k not in sections}, "config")
@@ -206,6 +206,9 @@ def read(given: Mapping[str, Any]) -> Config:
     for name, section in sections.items():
         networks[name] = config.read(NetworkConfig, section, f"config.{name}")
         networks[name].check(f"config.{name}")
+        for member, each in networks[name].member_configs.items():
+            if not each.run and each.network not in sections:
+                config.unknown(f"config.{name}.members.{member}.network", each.network, sections)
     source.check(run.data)
     return Config(
         run,

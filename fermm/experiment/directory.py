@@ -83,8 +83,6 @@ def _differences(there: Mapping[str, Any], config: Config) -> Iterable[tuple[str
         )
         free = any(field == each or field.startswith(f"{each}.") for each in _MAY_DIFFER)
         free |= name in networks and rest in _MAY_DIFFER_OF_NETWORKS
-        # Of a network that is not trained here, whatever it is.
-        free |= name in config.others
         if not free and not added_or_removed:
             yield field, old, new
 

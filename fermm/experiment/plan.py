@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 
 from fermm import models, rundir
-from fermm.config import unknown
 from fermm.errors import InputError
 from fermm.experiment import provenance
 from fermm.experiment.config import Config, MemberConfig, NetworkConfig
@@ -87,7 +86,7 @@ def order(config: Config) -> list[str]:
     """The networks of the run, each after its members.
 
     Raises:
-        InputError: a member is not a network of this run, or is a member of itself.
+        InputError: a fusion is a member of itself.
     """
     ordered: list[str] = []
 
@@ -97,12 +96,9 @@ def order(config: Config) -> list[str]:
             raise InputError(f"config.{name}.members: {chain}: a fusion is a member of itself")
         if name in ordered:
             return
-        for member, each in config.networks[name].member_configs.items():
+        for each in config.networks[name].member_configs.values():
             if not each.run and each.network in config.networks and each.seed < 0:
                 add(each.network, (*above, name))
-            elif not each.run and each.network not in {**config.networks, **config.others}:
-                known = {**config.networks, **config.others}
-                unknown(f"config.{name}.members.{member}.network", each.network, known)
         ordered.append(name)
 
     for name in config.networks:

@@ -25,7 +25,7 @@ _COUNT = 5
 
 
 def require_sizes(count: int | None = None, **sizes: Any) -> None:
-    """Each is a number of units or filters: a whole number from 1.
+    """Each is a number of units or filters: an integer from 1.
 
     Args:
         count: where each is a tuple of sizes instead: how many, 0 for any number.
@@ -36,11 +36,11 @@ def require_sizes(count: int | None = None, **sizes: Any) -> None:
     """
     for name, value in sizes.items():
         if count is None:
-            good, need = _is_size(value), "a whole number from 1"
+            good, need = _is_size(value), "an integer from 1"
         else:
             good = isinstance(value, tuple) and all(map(_is_size, value))
             good = good and len(value) in (count, count or len(value))
-            need = f"a tuple of {f'{count} ' * bool(count)}whole numbers from 1"
+            need = f"a tuple of {f'{count} ' * bool(count)}integers from 1"
         if not good:
             raise InputError(f"arguments.{name} is {value!r}, needs {need}")
 

@@ -59,7 +59,7 @@ def last_common_position(jobs: Sequence[Job]) -> Position:
 
 
 def _positions(job: Job) -> list[Position]:
-    directory = job.directory / "checkpoints"
+    directory = rundir.SeedDirectory(job.directory).checkpoints
     return [
         position
         for position in rundir.positions(directory)
@@ -94,7 +94,7 @@ def start(job: Job, done: Position, updates: Updates) -> Start:
     if done != Position(0):
         saved = read(job, done, training=True)
         assert saved.training is not None
-        where = job.directory / "checkpoints" / done.name
+        where = rundir.SeedDirectory(job.directory).checkpoints / done.name
         checkpoint.check_tree(saver.to_tree(state), saved.training, str(where))
         params, _ = partition.split(saved.variables["params"], job.trained)
         batch_stats = saved.variables.get("batch_stats", {})
@@ -112,7 +112,7 @@ def read(job: Job, done: Position, training: bool) -> checkpoint.Checkpoint:
     Raises:
         InputError: it cannot be read, or does not fit the job.
     """
-    where = job.directory / "checkpoints" / done.name
+    where = rundir.SeedDirectory(job.directory).checkpoints / done.name
     saved = checkpoint.read(where, training=training)
     if saved.meta.get("data") != json.loads(json.dumps(job.meta.get("data"))):
         raise InputError(

@@ -35,7 +35,7 @@ class Saver:
         open_now: contextlib.ExitStack,
     ) -> None:
         self._jobs, self._meta = jobs, meta
-        directories = [job.directory / "checkpoints" for job in jobs]
+        directories = [rundir.SeedDirectory(job.directory).checkpoints for job in jobs]
         self._events: list[Events] = []
         if devices.is_main():
             for directory in directories:

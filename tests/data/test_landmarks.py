@@ -420,7 +420,7 @@ def test_csv_columns_are_found_by_name(tmp_path):
         (HEADER + "\n", ": no rows below the header: give the paper's landmark CSV"),
         (
             table(rows(), rows(emotion="7")),
-            ", line 3: emotion is '7', not a whole number from 0 to 6: write the index of the "
+            ", line 3: emotion is '7', not an integer from 0 to 6: write the index of the "
             "class in FER2013's order",
         ),
         (
@@ -467,7 +467,7 @@ def test_malformed_csv_is_refused(tmp_path, text, message):
 def test_coordinates_that_the_format_cannot_hold_are_refused(tmp_path, value):
     points = np.zeros((3, 68, 2), np.float32)
     points[1, 2, 1] = value
-    with pytest.raises(InputError, match=r"out.csv: row 1, point 2: y = .* is not a whole number"):
+    with pytest.raises(InputError, match=r"out.csv: row 1, point 2: y = .* is not an integer"):
         landmarks.write_csv(tmp_path / "out.csv", points, np.zeros(3, int))
     assert list(tmp_path.iterdir()) == []
 

@@ -49,7 +49,7 @@ COLUMNS = (
     "missing or repeated: emotion, pixels; found: "
 )
 POINT = "write each point as x.y, a dot between two integers, with a blank between points"
-LABEL = "not a whole number from 0 to 6: write the index of the class in FER2013's order"
+LABEL = "not an integer from 0 to 6: write the index of the class in FER2013's order"
 NO_DEVICE = "is not a file, but a broken link or a device; remove it"
 LINK = "is a link to a folder below train/<emotion>/; remove it"
 PREDICTOR = "download shape_predictor_68_face_landmarks.dat again"

@@ -342,7 +342,7 @@ def test_noise_is_in_grey_levels(clear: Samples) -> None:
     ("arguments", "message"),
     [
         ({"count": 0}, "count is 0: ask for at least 1 face"),
-        ({"count": 5, "seed": -1}, "seed is -1: give a whole number from 0"),
+        ({"count": 5, "seed": -1}, "seed is -1: give an integer from 0"),
         ({"count": 5, "spoiled": 1.5}, "spoiled is 1.5: give a share from 0 to 1"),
         ({"count": 5, "spoiled": float("nan")}, "spoiled is nan: give a share from 0 to 1"),
         ({"count": 5, "occluded": -0.1}, "occluded is -0.1: give a share from 0 to 1"),

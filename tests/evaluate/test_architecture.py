@@ -58,7 +58,7 @@ def test_nn2_has_a_layer_for_each_part():
     found = architecture.layers(spec_of("landmarks"), FEATURES)
     parts = [(layer.name, layer.parameters) for layer in found if layer.weights]
     assert parts == [(part, 12) for part in FACE_REGIONS]
-    assert found[1].about == ("PartLayer", "17 points", "features 4")
+    assert found[1].about == ("RegionLayer", "17 points", "features 4")
     assert [(layer.name, layer.shape, layer.about[-1:]) for layer in found[9:]] == [
         ("describe points", (68, 4), ("sigmoid",)),
         ("flatten", (272,), ()),

@@ -81,7 +81,7 @@ def test_one_number_that_was_swept_is_an_axis(tmp_path):
 
 def test_no_difference_is_given_between_runs_on_other_faces(tmp_path):
     one = fabricate(tmp_path / "one", {"image": [ALL]}, digests=1)
-    two = fabricate(tmp_path / "two", {"image": [NOT_ONE]}, digests=2, data__synthetic__seed=1)
+    two = fabricate(tmp_path / "two", {"image": [NOT_ONE]}, digests=2, data__arguments__seed=1)
     evaluate(one, two, "--out", tmp_path / "page.html")
     page = check_page((tmp_path / "page.html").read_text())
     assert "No network was tested on the same samples and seeds in two of the runs" in page.text

@@ -10,19 +10,20 @@ import pytest
 import scipy.spatial
 
 from configs import synthetic
-from fermm import rundir
+from fermm import config, rundir
 from fermm.data import source
+from fermm.data.config import DataConfig
 from fermm.evaluate import faces, figures, run, write
 from fermm.evaluate.reference import NOTHING
 from fermm.faces import EMOTIONS, FEATURES
 from fermm.rundir import RunDirectory
 
-CONFIG = synthetic.get_config().data.to_dict() | {"synthetic": {"count": 300, "seed": 1}}
+CONFIG = synthetic.get_config().data.to_dict() | {"arguments": {"count": 300, "seed": 1}}
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    loaded = source.load(CONFIG)
+    loaded = source.load(config.read(DataConfig, CONFIG, "config.data"))
     return faces.Data(loaded.samples, loaded.splits, loaded.class_weights, loaded.title)
 
 

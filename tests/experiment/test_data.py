@@ -46,10 +46,12 @@ def test_a_run_tells_what_it_set_aside(tmp_path, capsys):
     header, rest = path.read_bytes().split(b"\n", 1)
     path.write_bytes(header + b"\nx\n" + rest)
     config["data"]["landmarks"] = landmark_file(tmp_path / "points.csv", [0, *labels])
-    with pytest.raises(InputError, match=r"begun with other data: labels is \w+ there and \w+ now"):
+    with pytest.raises(
+        InputError, match=r"begun with other data: labels is '\w+' there and '\w+' now"
+    ):
         experiment.run(config, tmp_path / "run")
     config["data"]["on_error"] = "stop"
-    with pytest.raises(InputError, match=r"config.data.on_error is quarantine there and stop now"):
+    with pytest.raises(InputError, match=r"on_error is 'quarantine' there and 'stop' now"):
         experiment.run(config, tmp_path / "run")
 
 

@@ -83,7 +83,7 @@ def test_a_plan_is_ordered_and_says_what_is_done(tmp_path):
     assert jobs[-1].keeps_outputs
     assert str(jobs[-1]) == (
         "outer: head 'feature' over points (landmarks), pair (decision_fusion); reads landmarks, "
-        "images; trains 4,375 of 629,232 parameters for 2 epochs"
+        "images; trains 3,143 of 631,981 parameters for 2 epochs"
     )
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fermm import experiment, models, provenance
+from fermm import experiment, models
 from fermm.errors import InputError
 from fermm.evaluate import run
+from fermm.experiment import provenance
 from fermm.models import registry
 from helpers.trainings import small_config
 

@@ -17,7 +17,6 @@ from tensorboardX.proto import event_pb2
 
 import fermm
 from fermm import experiment, models, rundir
-from fermm import finished as finished_lib
 from fermm.data import batches
 from fermm.data import synthetic as synthetic_faces
 from fermm.data.source import Source, load
@@ -25,6 +24,7 @@ from fermm.errors import InputError
 from fermm.evaluate import run
 from fermm.experiment import config as run_config
 from fermm.experiment import directory as directory_lib
+from fermm.experiment import finished as finished_lib
 from fermm.experiment import leakage, running, training
 from fermm.experiment.predictions import others
 from fermm.rundir import RunDirectory

@@ -11,7 +11,9 @@ import pytest
 from keras.src.layers.normalization import batch_normalization
 
 from configs import paper
-from fermm import models, settings
+from fermm import config as config_lib
+from fermm import models
+from fermm.experiment.config import NetworkConfig
 from fermm.train import devices, partition, steps, updates
 from fermm.train.averaging import Average
 from fermm.train.feed import feed
@@ -197,7 +199,7 @@ def test_an_epoch_of_training(name):
         trained = partition.trained_paths(variables["params"], CONFIG[name]["trainable"])
         params, frozen = partition.split(variables["params"], trained)
         section = CONFIG[name] | {"schedule": {"kind": "constant"}}
-        made = updates.make(settings.train_config(section, "config.network"), 4)
+        made = updates.make(config_lib.read(NetworkConfig, section, "config.network"), 4)
         layout = devices.layout("none")
         module = our_network(name, "float64")
         weights = jnp.asarray(CLASS_WEIGHTS)
@@ -236,7 +238,7 @@ def keras_learning_rates(callback, start, losses):
 
 
 def our_learning_rates(section, losses, steps_per_epoch=3):
-    made = updates.make(settings.train_config(section, "config.network"), steps_per_epoch)
+    made = updates.make(config_lib.read(NetworkConfig, section, "config.network"), steps_per_epoch)
     state = made.transform.init({"x": jnp.zeros(2)})
     rates = []
     for loss in losses:

@@ -27,7 +27,9 @@ def test_only_trained_parameters_have_gradients_and_optimiser_state():
     spec = {
         "head": "feature",
         "arguments": config["feature_fusion"]["arguments"],
-        **{p: {"model": config[p]["model"], "arguments": {}} for p in ("image", "landmarks")},
+        "members": {
+            p: {"model": config[p]["model"], "arguments": {}} for p in ("image", "landmarks")
+        },
     }
     module = models.build(spec, trained={"head/logits/kernel"})
     inputs = {
