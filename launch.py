@@ -69,8 +69,8 @@ def main(argv: list[str]) -> None:
     from fermm.train.stop import Stop, Stopped, leave
 
     logging.set_verbosity(logging.ERROR)  # orbax tells much that is of no use here
-    config = flags.FLAGS["config"].value.to_dict()
-    file: Path = flags.FLAGS["config"].file
+    config = _config_flag().value.to_dict()
+    file: Path = _config_flag().file
     workdir = _WORKDIR.value or Path("runs") / file.stem
     with Stop() as stop:
         try:
@@ -224,7 +224,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         config_flags.DEFINE_config_dict(
             "config", config, "The experiment.", flags.FLAGS, sys_argv=argv
         )
-        flags.FLAGS["config"].file = file
+        _config_flag().file = file
         rest = flags.FLAGS(argv)
     except flags.Error as error:
         _fail(_short(error))
@@ -240,6 +240,11 @@ def _parse_flags(argv: list[str]) -> list[str]:
         _print_help(file)
         sys.exit(0)
     return rest
+
+
+def _config_flag() -> Any:
+    """The flag whose value is the config, and whose `file` is the one that it comes from."""
+    return flags.FLAGS["config"]
 
 
 def _take_file(argv: list[str]) -> tuple[list[str], str]:
@@ -365,7 +370,7 @@ def _print_help(file: Path) -> None:
 
     print(__doc__)
     print(f"Values in {file}, overrides included:")
-    for path, value in _flatten(flags.FLAGS["config"].value.to_dict()):
+    for path, value in _flatten(_config_flag().value.to_dict()):
         print(f"  config.{path} = {value!r}")
     print("\nAll fields, what they mean, and their values where a file does not set them:")
     for path, doc, default in run_config.explain():

@@ -125,7 +125,7 @@ class RunDirectory:
 
     @property
     def samples(self) -> Path:
-        """See `Samples`."""
+        """See `RunSamples`."""
         return self.path / "samples.npz"
 
     @property
@@ -363,7 +363,7 @@ def read_history(path: Path) -> list[dict[str, float]]:
 # ---------------------------------------------------------------- arrays
 
 
-class Samples(NamedTuple):
+class RunSamples(NamedTuple):
     """The N samples of a run, without their features.
 
     Attributes:
@@ -371,7 +371,7 @@ class Samples(NamedTuple):
         labels: int32 (N,).
         splits: int8 (N,), index into `fermm.samples.SPLITS`.
         digests: uint64 (N,), of the features by which duplicates are known.
-        copied: bool (N,), whether the sample is a duplicate of a training sample (of a training
+        duplicate: bool (N,), whether the sample is a duplicate of a training sample (of a training
             sample, whether it is one of another).
         class_weights: float64 (K,), in the training loss.
         votes: float32 (N, K), the share of annotators who voted for each class, or None.
@@ -381,19 +381,19 @@ class Samples(NamedTuple):
     labels: np.ndarray
     splits: np.ndarray
     digests: np.ndarray
-    copied: np.ndarray
+    duplicate: np.ndarray
     class_weights: np.ndarray
     votes: np.ndarray | None = None
 
-    def of(self, split: str) -> "Samples":
+    def of(self, split: str) -> "RunSamples":
         """Those of one split."""
         where = self.splits == SPLITS.index(split)
-        return Samples(
+        return RunSamples(
             self.rows[where],
             self.labels[where],
             self.splits[where],
             self.digests[where],
-            self.copied[where],
+            self.duplicate[where],
             self.class_weights,
             None if self.votes is None else self.votes[where],
         )
@@ -406,7 +406,7 @@ class Predictions(NamedTuple):
         rows: int64 (N,), row of each sample in its source.
         labels: int32 (N,).
         probabilities: float32 (N, K), evaluated without dropout.
-        votes: float32 (N, K), those of `Samples` for these samples, or None. They are not in the
+        votes: float32 (N, K), those of `RunSamples` for these samples, or None. They are not in the
             file of the predictions.
     """
 
@@ -459,18 +459,18 @@ class Modalities(NamedTuple):
         return tuple(self.alone)
 
 
-def write_samples(path: Path, samples: Samples) -> None:
-    """Writes `row`, `label`, `split`, `digest`, `copied`, `class_weights`, and `votes` if any.
+def write_samples(path: Path, samples: RunSamples) -> None:
+    """Writes `row`, `label`, `split`, `digest`, `duplicate`, `class_weights`, and `votes` if any.
 
     Raises:
         InputError: it cannot be written.
     """
-    names = ("row", "label", "split", "digest", "copied", "class_weights", "votes")
+    names = ("row", "label", "split", "digest", "duplicate", "class_weights", "votes")
     arrays = dict(zip(names, samples, strict=True))
     _write_arrays(path, **{name: x for name, x in arrays.items() if x is not None})
 
 
-def read_samples(path: Path) -> Samples:
+def read_samples(path: Path) -> RunSamples:
     """The inverse of `write_samples`.
 
     Raises:
@@ -490,7 +490,7 @@ def read_samples(path: Path) -> Samples:
         if not ((where >= 0) & (where < len(SPLITS))).all():
             raise ValueError(f"split is not from 0 to {len(SPLITS) - 1}")
         digests = _take(arrays, "digest", "u", (len(rows),))
-        copied = _take(arrays, "copied", "b", (len(rows),))
+        duplicate = _take(arrays, "duplicate", "b", (len(rows),))
         votes = None
         if "votes" in arrays:
             votes = _take(arrays, "votes", "f", (len(rows), classes))
@@ -498,7 +498,7 @@ def read_samples(path: Path) -> Samples:
                 raise ValueError("votes are not from 0 to 1")
             if not np.allclose(votes.sum(1), 1, rtol=0, atol=1e-3):
                 raise ValueError("the votes of a sample do not add up to 1")
-        return Samples(rows, labels, where, digests, copied, weights, votes)
+        return RunSamples(rows, labels, where, digests, duplicate, weights, votes)
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:

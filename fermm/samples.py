@@ -55,6 +55,12 @@ class Feature:
             )
         object.__setattr__(self, "dtype", dtype.name)  # one name for each type
 
+    @property
+    def values(self) -> str:
+        """What its values are, for messages: "integers from 0 to 255"."""
+        kind = "finite numbers" if np.dtype(self.dtype).kind == "f" else "integers"
+        return f"{kind} {_limits(self)}".strip()
+
     def to_json(self) -> dict[str, Any]:
         """The feature in types that JSON has."""
         return {**dataclasses.asdict(self), "shape": list(self.shape)}
@@ -130,7 +136,10 @@ class Samples:
         return len(self.labels)
 
     def take(self, indices: np.ndarray) -> "Samples":
-        """The samples at `indices` (int (M,)), in that order, without what was set aside."""
+        """The samples at `indices` (int (M,)), in that order, without what was set aside.
+
+        Columns that stay on disk still do.
+        """
         return dataclasses.replace(
             self,
             features={name: _take(column, indices) for name, column in self.features.items()},
@@ -164,7 +173,7 @@ class Samples:
             if not all(isinstance(key, str) and key.isidentifier() for key in getattr(self, name)):
                 names = ", ".join(map(repr, getattr(self, name)))
                 raise InputError(f"{name} are called {names}; give names like those of variables")
-        if self.features.keys() != self.described.keys():
+        if not self.features or self.features.keys() != self.described.keys():
             have, told = (", ".join(sorted(x)) for x in (self.features, self.described))
             raise InputError(f"features are {have or 'none'}, and described are {told or 'none'}")
         if not self.identity or not set(self.identity) <= self.features.keys():
@@ -198,9 +207,15 @@ class Samples:
 
 
 def _check_classes(classes: Any) -> None:
-    good = isinstance(classes, tuple) and all(isinstance(name, str) for name in classes)
-    if not good or len(set(classes)) < max(2, len(classes)) or "" in classes:
-        raise InputError(f"classes are {classes!r}, needs a tuple of two names or more, each once")
+    good = isinstance(classes, tuple) and all(
+        isinstance(name, str) and name and name == name.strip() and name.isprintable()
+        for name in classes
+    )
+    if not good or len(set(classes)) < max(2, len(classes)):
+        raise InputError(
+            f"classes are {classes!r}, needs a tuple of two names or more, each once, on one line "
+            "and without blanks around"
+        )
 
 
 def _need(name: str, column: Any, dtype: str, shape: tuple[int, ...]) -> None:
@@ -211,9 +226,7 @@ def _need(name: str, column: Any, dtype: str, shape: tuple[int, ...]) -> None:
 
 def _check_values(name: str, feature: Feature, column: np.ndarray) -> None:
     if (at := first_bad(feature, column)) is not None:
-        kind = "finite numbers" if column.dtype.kind == "f" else "integers"
-        need = f"{kind} {_limits(feature)}".strip()
-        raise InputError(f"{name} of sample {at[0]} hold {column[at]}, need {need}")
+        raise InputError(f"{name} of sample {at[0]} hold {column[at]}, need {feature.values}")
 
 
 def first_bad(feature: Feature, column: np.ndarray) -> tuple[int, ...] | None:
@@ -253,12 +266,8 @@ def _limits(feature: Feature) -> str:
 
 
 def _take(column: Any, indices: np.ndarray) -> Any:
-    """Rows of a column: an array of an array, and a column of a column on disk."""
-    return (
-        column.at(indices)
-        if hasattr(column, "at") and not isinstance(column, np.ndarray)
-        else column[indices]
-    )
+    """Rows of a column: an array of an array, and a column of a column that stays on disk."""
+    return column[indices] if isinstance(column, np.ndarray) else column.at(indices)
 
 
 class Derived(NamedTuple):

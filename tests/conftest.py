@@ -16,8 +16,28 @@ os.environ.setdefault("PYTHONPYCACHEPREFIX", str(_CACHE.parent / "bytecode"))
 
 _RUNS = pathlib.Path(__file__).parent.parent / "runs"
 
+import filelock  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+from fermm import experiment  # noqa: E402
+from helpers.trainings import small_config  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A finished run of all four networks; tests that change it copy it first.
+
+    Made once, by the first that needs it, for all processes that share the tests.
+    """
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # whose directories stand side by side
+        directory = directory.parent
+    with filelock.FileLock(directory / "finished.lock"):
+        if not (directory / "finished").exists():
+            experiment.run(small_config(report=True), directory / "making" / "run")
+            (directory / "making").rename(directory / "finished")
+    return directory / "finished" / "run"
 
 
 @pytest.fixture(autouse=True)

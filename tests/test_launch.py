@@ -172,8 +172,8 @@ FER2013 = ("--config", ROOT / "configs/paper.py")
             "--config: 'README.md' is not a Python file (.py); see configs/ for examples",
         ),
         (
-            ["--config=fermm/errors.py"],
-            "--config: fermm/errors.py has no function get_config(); see configs/ for examples",
+            ["--config=own.py"],
+            "--config: own.py has no function get_config(); see configs/ for examples",
         ),
         (
             FER2013,
@@ -188,7 +188,8 @@ FER2013 = ("--config", ROOT / "configs/paper.py")
     ],
 )
 def test_errors_are_one_line(arguments, message, tmp_path):
-    (tmp_path / "README.md").write_text("a = 3")
+    for name in ("README.md", "own.py"):
+        (tmp_path / name).write_text("a = 3")
     result = launch(*arguments, "--workdir", tmp_path / "run", cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr == f"launch.py: {message}\n"

@@ -19,13 +19,7 @@ from fermm.train import checkpoint, devices
 from helpers.trainings import assert_identical, small_config
 
 ROOT = pathlib.Path(__file__).parent.parent
-CONFIG = small_config(
-    networks=("landmarks", "image", "decision_fusion"),
-    data__arguments__count=120,
-    image__arguments__filters=(2, 2, 2),
-    image__epochs=1,
-    decision_fusion__epochs=1,
-)
+CONFIG = small_config(networks=("landmarks", "image", "decision_fusion"))
 IN_FLOAT64 = """
 import json, shutil, sys
 import jax
@@ -45,9 +39,8 @@ assert jax.numpy.zeros(1).dtype == "float64"  # for the program itself it stays 
 """
 
 
-def test_with_x64_a_run_has_the_same_bits(tmp_path):
+def test_with_x64_a_run_has_the_same_bits(finished, tmp_path):
     """It is trained, goes on after a lost checkpoint, and is restored."""
-    experiment.run(CONFIG, tmp_path / "plain")
     run = subprocess.run(
         [sys.executable, "-c", IN_FLOAT64, json.dumps(CONFIG), str(tmp_path / "wide")],
         env=os.environ | {"JAX_ENABLE_X64": "1", "PYTHONPATH": str(ROOT)},
@@ -58,16 +51,16 @@ def test_with_x64_a_run_has_the_same_bits(tmp_path):
     assert run.returncode == 0, run.stderr
     assert "landmarks, seed 0: goes on after epoch 1 of 2" in run.stdout
     checked = 0
-    for plain in (tmp_path / "plain").glob("*/seed_0/checkpoints/*"):
-        there = tmp_path / "wide" / plain.relative_to(tmp_path / "plain")
+    for there in (tmp_path / "wide").glob("*/seed_0/checkpoints/*"):
+        plain = finished / there.relative_to(tmp_path / "wide")
         expected, found = (checkpoint.read(path, training=True) for path in (plain, there))
         assert_identical(expected[:2], found[:2])
         kinds = {x.dtype for x in jax.tree.leaves(found[:2])}
         assert kinds == {np.dtype("float32"), np.dtype("int32")}
         checked += 1
-    assert checked == 4
+    assert checked == 6  # of two epochs each
     faces = synthetic.draw(5, 1)
-    network = fermm.restore(tmp_path / "plain", "decision_fusion")
+    network = fermm.restore(finished, "decision_fusion")
     expected = network.predict(faces.features["images"], faces.features["landmarks"])
     found = np.load(tmp_path / "wide" / "predicted.npy")
     assert found.dtype == np.float32
@@ -78,7 +71,7 @@ def test_with_x64_a_run_has_the_same_bits(tmp_path):
         np.testing.assert_array_equal(
             network.predict(faces.features["images"], faces.features["landmarks"]), expected
         )
-        network = fermm.restore(tmp_path / "plain", "decision_fusion")
+        network = fermm.restore(finished, "decision_fusion")
         np.testing.assert_array_equal(
             network.predict(faces.features["images"], faces.features["landmarks"]), expected
         )

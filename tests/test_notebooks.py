@@ -8,9 +8,6 @@ import nbclient
 import nbformat
 import pytest
 
-from fermm import experiment
-from helpers.trainings import small_config
-
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = {path.stem: path for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 
@@ -20,21 +17,13 @@ def read(name):
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A run of four networks, without report."""
-    path = tmp_path_factory.mktemp("run") / "run"
-    experiment.run(small_config(), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def executed(workdir, tmp_path_factory):
+def executed(finished, tmp_path_factory):
     """By name: the notebook with its outputs, and what went wrong or None.
 
     Kernels are processes of their own, which take seconds to start; so they run all at once.
     """
     elsewhere = tmp_path_factory.mktemp("jupyter")
-    before = sorted(workdir.rglob("*"))
+    before = sorted(finished.rglob("*"))
     notebooks = {name: read(name) for name in NOTEBOOKS}
     clients = [
         nbclient.NotebookClient(
@@ -51,13 +40,13 @@ def executed(workdir, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("FERMM_FER2013", raising=False)
-        patch.setenv("FERMM_RUN", str(workdir))
+        patch.setenv("FERMM_RUN", str(finished))
         patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
         for name in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
             patch.setenv(name, str(elsewhere / name))
         ends = asyncio.run(execute())
     errors = [end if isinstance(end, BaseException) else None for end in ends]
-    assert sorted(workdir.rglob("*")) == before  # nothing was written into the run
+    assert sorted(finished.rglob("*")) == before  # nothing was written into the run
     return dict(zip(notebooks, zip(notebooks.values(), errors, strict=True), strict=True))
 
 

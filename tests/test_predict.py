@@ -184,7 +184,7 @@ def points(count, *places, value=np.nan):
         (
             lambda w: fermm.restore(w, "image", 0).predict(np.zeros((2, 48, 48))),
             r"images are float64 \(2, 48, 48\); give integers from 0 to 255, \(N, 48, 48\), grey "
-            r"levels; if 1 is white, \(255 \* images\)\.round\(\)",
+            r"levels; if 1 stands for 255, \(255 \* images\)\.round\(\)",
         ),
         (
             lambda w: fermm.restore(w, "image", 0).predict(np.full((1, 48, 48), 200.0)),

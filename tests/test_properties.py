@@ -20,7 +20,7 @@ def saved(tmp_path, name):
         parts, copied = np.zeros(count, np.int8), np.zeros(count, bool)
         votes = np.eye(7, dtype=np.float32)[labels]
         digests = rows.astype(np.uint64)
-        made = rundir.Samples(rows, labels, parts, digests, copied, np.ones(7), votes)
+        made = rundir.RunSamples(rows, labels, parts, digests, copied, np.ones(7), votes)
         rundir.write_samples(tmp_path / "x", made)
     else:
         alone = {name: labels.astype(np.int8) for name in ("image", "landmarks")}

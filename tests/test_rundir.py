@@ -18,7 +18,7 @@ ROOT = pathlib.Path(rundir.__file__).parent
 
 def samples(count=6, classes=3, votes=None):
     rows = np.arange(count, dtype=np.int64) * 3
-    return rundir.Samples(
+    return rundir.RunSamples(
         rows,
         (np.arange(count) % classes).astype(np.int32),
         np.array([0, 1, 2] * (count // 3), np.int8),

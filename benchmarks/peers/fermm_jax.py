@@ -15,14 +15,13 @@ from fermm import models
 from fermm.data import batches
 from fermm.data.landmarks import PUBLISHED_PREDICTOR
 from fermm.experiment.config import NetworkConfig
-from fermm.models.fusion import MODALITIES
 from fermm.predict import Network
 from fermm.train import checkpoint, devices, partition, updates
 from fermm.train import steps as training
 from fermm.train.feed import feed
 from fermm.train.keys import key_for, keys_for, put_keys
 from fermm.train.stacking import stack, unstack
-from fermm.train.training import metrics
+from fermm.train.tasks import Data, Task
 
 CONFIG = paper.get_config().to_dict()
 NETWORKS = ("image", "landmarks", "decision_fusion", "feature_fusion")
@@ -83,7 +82,8 @@ class Peer:
             states.append(devices.to_host(state))
             frozens.append(devices.to_host(frozen))
         self._variables = variables
-        self._updates, self._loss = made, config.loss
+        self._updates = made
+        self._task = Task(config.loss, self._data["class_weights"].astype(np.float32))
         self._layout = layout = devices.layout("none")
         self._state, self._frozen = (
             devices.put(stack(trees), layout.state) for trees in (states, frozens)
@@ -93,8 +93,7 @@ class Peer:
         self._train_steps = training.TrainSteps(
             self._module,
             made.transform,
-            config.loss,
-            jnp.asarray(self._data["class_weights"], jnp.float32),
+            self._task,
             layout,
             self._method,
             seeds > 1,
@@ -134,7 +133,7 @@ class Peer:
             }
             data = self._validation
             outputs = self._forward(variables, data.inputs)
-            losses.append(metrics(outputs, data, self._loss)[0])
+            losses.append(self._task.metrics(outputs, data.targets)[0])
         value = jnp.asarray(losses, jnp.float32)
         self._state = self._state._replace(
             opt_state=self._updates.end_epoch(
@@ -200,27 +199,28 @@ class Peer:
         if not models.is_fusion(section):
             arguments = {**section["arguments"], "dtype": self._dtype}
             return {"model": section["model"], "arguments": arguments}
-        parts = {part: self._spec(part) for part in MODALITIES}
-        return {"head": section["head"], "arguments": section["arguments"], "members": parts}
+        members = {member: self._spec(member) for member in section["members"]}
+        return {"head": section["head"], "arguments": section["arguments"], "members": members}
 
-    def _split(self, split: str) -> training.Data:
+    def _split(self, split: str) -> Data:
         rows = self._data[split]
         inputs = {name: self._data[name][rows] for name in self._module.inputs}
-        return training.Data(inputs, self._data["labels"][rows])
+        return Data(inputs, self._data["labels"][rows])
 
     def _embed(self) -> float:
         began = time.perf_counter()
         forwards = {
-            part: training.make_forward(models.build(self._spec(part)), self._layout, "encode")
-            for part in MODALITIES
+            member: training.make_forward(models.build(spec), self._layout, "encode")
+            for member, spec in self._spec(self._network)["members"].items()
         }
 
-        def embed(data: training.Data, variables: Any) -> dict[str, np.ndarray]:
+        def embed(data: Data, variables: Any) -> dict[str, np.ndarray]:
             return {
-                part: forward(
-                    {k: tree[part] for k, tree in variables.items() if part in tree}, data.inputs
+                member: forward(
+                    {k: tree[member] for k, tree in variables.items() if member in tree},
+                    data.inputs,
                 )
-                for part, forward in forwards.items()
+                for member, forward in forwards.items()
             }
 
         # How long steps take does not depend on whose outputs they are: one seed's for all.

@@ -44,16 +44,6 @@ def is_landmark_file(landmarks: str) -> bool:
     return landmarks.lower().endswith(".csv")
 
 
-def check_landmarks(landmarks: str) -> None:
-    """Checks that `landmarks` is a method, or may be the path of a landmark CSV.
-
-    Raises:
-        InputError: it is neither.
-    """
-    if not is_landmark_file(landmarks):
-        landmarks_lib.find_method(landmarks)
-
-
 def identify(
     path: str | os.PathLike[str],
     landmarks: str,
@@ -274,13 +264,15 @@ def write(samples: Samples, root: str | os.PathLike[str], identity: str) -> path
         The directory that `read` takes.
 
     Raises:
-        InputError: it cannot be written, or the samples have what has no place in it.
+        InputError: it cannot be written, the samples do not fit together, or they have what has no
+            place in it.
     """
     if samples.votes is not None or samples.targets is not None:
         raise InputError(
             "a prepared data set holds no votes and no targets: write the samples without them, "
             "and add them when the data set has been read"
         )
+    samples.check()
     import tensorflow_datasets as tfds
 
     from fermm.data import tfds_builder

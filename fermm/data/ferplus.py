@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fermm.data import fingerprints, splits, stream
+from fermm.data import fingerprints, splits
 from fermm.data.fer2013 import USAGES
 from fermm.errors import InputError
 from fermm.paths import expand
@@ -220,12 +220,9 @@ def relabel(samples: Samples, path: str | os.PathLike[str], kind: str) -> tuple[
     }
     emotions = counts[chosen, : len(CLASSES)]
     relabelled = dataclasses.replace(
-        samples,
-        features={name: stream.select(x, chosen) for name, x in samples.features.items()},
+        samples.take(chosen),
         labels=labels[chosen].astype(np.int32),
         classes=CLASSES,
-        rows=samples.rows[chosen],
-        official=samples.official[chosen],
         votes=(emotions / emotions.sum(1, keepdims=True)).astype(np.float32),
         targets=None if targets is None else targets[chosen],
         rejected=(*samples.rejected, *(rejected[row] for row in sorted(rejected))),

@@ -14,6 +14,7 @@ import numpy as np
 from fermm import config
 from fermm.data import dataset, ferplus, fingerprints, splits, stream, synthetic
 from fermm.data.config import DataConfig
+from fermm.data.landmarks import METHODS
 from fermm.errors import InputError, printable
 from fermm.faces import EMOTIONS, FEATURES
 from fermm.paths import NoHomeError, expand, whole
@@ -156,14 +157,15 @@ def check(data: DataConfig) -> None:
                 f"config.data.labels is {data.labels!r}, which needs FER+'s votes: give "
                 "--config.data.votes=fer2013new.csv"
             )
-    if data.source == "fer2013":
-        dataset.check_landmarks(data.landmarks)
+    if not dataset.is_landmark_file(data.landmarks) and data.landmarks not in METHODS:
+        config.unknown("config.data.landmarks", data.landmarks, METHODS)
 
 
 def _refuse_argument(source: str, name: str, known: Mapping[str, Any]) -> NoReturn:
     if not known:
         raise InputError(
-            f"config.data.arguments: the source {source!r} takes none, and {name!r} is given"
+            f"config.data.arguments: the source {source!r} takes none, and {name!r} is "
+            "given; leave it out"
         )
     config.unknown("config.data.arguments", name, known)
 
@@ -198,7 +200,7 @@ def load(data: DataConfig, features: Iterable[str] = ()) -> Source:
     _check_samples(data.source, samples)
     recognised = _recognise(samples)
     title, note = _title(data, recognised), _note(data, samples, recognised)
-    notes = (note,) if note else ()
+    notes: tuple[str, ...] = (note,) if note else ()
     if data.labels != "original":
         samples, note = ferplus.relabel(samples, data.votes, data.labels)
         title, notes = _titled(data, f"FER+ ({data.labels})"), (*notes, note)

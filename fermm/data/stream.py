@@ -83,6 +83,8 @@ class Records:
             with contextlib.redirect_stdout(io.StringIO()):
                 builder = tfds.builder_from_directory(directory)
                 source = builder.as_data_source(tfds_builder.SPLIT)
+            if tuple(builder.info.features["label"].names) != self.classes:
+                raise ValueError(f"{_METADATA} has other classes than label.labels.txt")
             # Below TFDS's decoding, which takes four times as long and cannot skip a field.
             self._source = source.data_source
             self._count = len(source)
@@ -269,11 +271,6 @@ class Column:
         return self[:].astype(dtype or self.dtype, copy=False)
 
 
-def select(column: Any, rows: np.ndarray) -> Any:
-    """The rows `rows`, int (M,), of an array, or of a column that stays on disk."""
-    return column.at(rows) if isinstance(column, Column) else column[rows]
-
-
 class DerivedColumn(Column):
     """A feature that is computed from columns on disk whenever rows are taken.
 
@@ -319,11 +316,10 @@ def compute(name: str, values: Iterable[np.ndarray]) -> np.ndarray:
             f"the function of the feature {name!r} returns {found.dtype} {found.shape} for "
             f"{len(values[0])} samples, needs {feature.dtype} {expected}"
         )
-    good = np.isfinite(found).reshape(len(found), -1).all(1)
-    if not good.all():
+    if (at := first_bad(feature, found)) is not None:
         raise InputError(
-            f"the function of the feature {name!r} returns a value that is not a finite number, "
-            f"first for sample {int(good.argmin())} of {len(found)} that it was given"
+            f"the function of the feature {name!r} returns {found[at]} for sample {at[0]} of the "
+            f"{len(found)} that it was given, needs {feature.values}"
         )
     return found
 

@@ -90,7 +90,7 @@ def assess(run: Run) -> Json:
     samples = run.samples.of(run.assessed)
     # Predictions are in the order of the split, `samples` in that of the source.
     first = next(iter(run.networks.values()))[0].predictions[run.assessed]
-    duplicate = np.isin(first.rows, samples.rows[samples.copied])
+    duplicate = np.isin(first.rows, samples.rows[samples.duplicate])
     # What would be left out, or left over, must be something.
     some = bool(duplicate.any() and not duplicate.all())
 

@@ -15,7 +15,7 @@ from fermm import rundir
 from fermm.errors import InputError
 from fermm.evaluate import paper
 from fermm.evaluate.reference import NOTHING, Reference
-from fermm.rundir import Modalities, Predictions, RunDirectory, Samples, SeedDirectory
+from fermm.rundir import Modalities, Predictions, RunDirectory, RunSamples, SeedDirectory
 from fermm.samples import Feature
 
 # What evaluation reads of each file, and its types; a list has entries of the given one.
@@ -96,7 +96,7 @@ class Run(NamedTuple):
     classes: tuple[str, ...]
     features: Mapping[str, Feature]
     identity: Mapping[str, Any]
-    samples: Samples
+    samples: RunSamples
     networks: dict[str, list[Trained]]
     reference: Reference = NOTHING
 
@@ -212,7 +212,7 @@ def _load_trained(
     own: SeedDirectory,
     seed: int,
     config: Mapping[str, Any],
-    samples: Samples,
+    samples: RunSamples,
     classes: tuple[str, ...],
 ) -> Trained:
     names = config["evaluate"]["splits"]
@@ -241,7 +241,7 @@ def _load_trained(
     return Trained(seed, meta, history, predictions, modalities)
 
 
-def _same_samples(file: Path, found: Any, samples: Samples) -> Any:
+def _same_samples(file: Path, found: Any, samples: RunSamples) -> Any:
     """What was read of `file`, with the votes of its samples, which are those of `samples.npz`."""
     order, expected = np.argsort(found.rows), np.argsort(samples.rows)
     for name in ("rows", "labels"):

@@ -15,7 +15,7 @@ from fermm.rundir import RunDirectory
 from fermm.samples import SPLITS
 
 
-def describe_samples(source: Source) -> rundir.Samples:
+def describe_samples(source: Source) -> rundir.RunSamples:
     """The samples of a run without their features; which of them duplicate training samples."""
     samples = source.samples
     where = np.full(len(samples), -1, np.int8)
@@ -26,7 +26,7 @@ def describe_samples(source: Source) -> rundir.Samples:
     training = where == SPLITS.index("train")
     # How many other training samples are duplicates of each sample.
     alike = np.bincount(first[training], minlength=len(samples))[first] - training
-    return rundir.Samples(
+    return rundir.RunSamples(
         samples.rows,
         samples.labels,
         where,
@@ -37,7 +37,7 @@ def describe_samples(source: Source) -> rundir.Samples:
     )
 
 
-def refuse_seen(samples: rundir.Samples, jobs: Iterable[Job]) -> None:
+def refuse_seen(samples: rundir.RunSamples, jobs: Iterable[Job]) -> None:
     """Checks that members of other runs were not trained on what evaluates their fusion.
 
     What stands on both sides of this run's own split, as duplicates in FER2013 do, is let pass.

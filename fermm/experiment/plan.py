@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from fermm import models, rundir
 from fermm.errors import InputError
@@ -21,6 +22,7 @@ from fermm.rundir import RunDirectory, SeedDirectory
 from fermm.samples import Feature
 from fermm.train import partition, steps, updates
 from fermm.train.config import refuse_augmentation_of_outputs
+from fermm.train.tasks import Task
 
 
 class Job(NamedTuple):
@@ -208,7 +210,7 @@ def make(
                     models.build(spec, trained),
                     variables,
                     trained,
-                    loss=section.loss,
+                    task=Task(section.loss, np.ones(classes, np.float32)),
                     transform=updates.make(section, 1).transform,
                     augmentations=section.augmentations(f"config.{name}"),
                     features=features,

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import Any
 
 import jax
+import numpy as np
 
 from fermm import models, rundir
 from fermm.data.source import Source
@@ -20,10 +21,11 @@ from fermm.models.types import shapes
 from fermm.paths import make_directory
 from fermm.predict import features_of
 from fermm.rundir import RunDirectory, SeedDirectory
-from fermm.train import checkpoint, devices, loop, partition, resuming, steps
-from fermm.train import job as train_job
+from fermm.train import checkpoint, devices, loop, partition, resuming
+from fermm.train.job import SeedJob
 from fermm.train.keys import key_for
 from fermm.train.stop import Stop
+from fermm.train.tasks import Data, Task
 
 _PACKAGES = ("fermm", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -98,7 +100,7 @@ def _train_and_predict(
 
         began = time.perf_counter()
         train, validation = (
-            steps.Data(
+            Data(
                 outputs.encode(network, split)
                 if job.keeps_outputs
                 else outputs.inputs(network.module, split),
@@ -107,7 +109,7 @@ def _train_and_predict(
             for split in ("train", "validation")
         )
         trainings.append(
-            train_job.Job(
+            SeedJob(
                 name=job.name,
                 seed=seed,
                 module=network.module,
@@ -115,7 +117,7 @@ def _train_and_predict(
                 variables=network.variables,
                 trained=job.trained,
                 config=job.config,
-                class_weights=source.class_weights,
+                task=Task(job.config.loss, np.asarray(source.class_weights, np.float32)),
                 train=train,
                 validation=validation,
                 directory=own.path,

@@ -10,7 +10,8 @@ import numpy as np
 
 from fermm.data import stream
 from fermm.train import devices
-from fermm.train.steps import Batches, Data
+from fermm.train.steps import Batches
+from fermm.train.tasks import Data
 
 BYTES = 1 << 25  # of samples that are laid on the devices at a time
 

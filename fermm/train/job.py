@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import numpy as np
 
 from fermm.train.config import TrainConfig
-from fermm.train.steps import Data
+from fermm.train.tasks import Data, Task
 
 
-class Job(NamedTuple):
+class SeedJob(NamedTuple):
     """One network to train from one seed.
 
     Attributes:
@@ -23,7 +22,7 @@ class Job(NamedTuple):
         variables: what training starts from, {"params": ..., "batch_stats": ...}.
         trained: paths of the parameters that are trained.
         config: how it is trained.
-        class_weights: float (K,), what the loss of a sample of each class is multiplied by.
+        task: what it is trained for.
         train: samples to train on.
         validation: samples for the metrics after each epoch, and for schedules that look at them.
         directory: gets `history.csv` and `checkpoints/`.
@@ -40,7 +39,7 @@ class Job(NamedTuple):
     variables: Mapping[str, Any]
     trained: frozenset[str]
     config: TrainConfig
-    class_weights: np.ndarray
+    task: Task
     train: Data
     validation: Data
     directory: Path

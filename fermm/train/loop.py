@@ -7,13 +7,13 @@ from typing import Any
 
 from fermm.train import devices, resuming
 from fermm.train.config import refuse_augmentation_of_outputs
-from fermm.train.job import Job
+from fermm.train.job import SeedJob
 from fermm.train.stop import Stop
 from fermm.train.training import Training
 
 
 def fit(
-    jobs: Sequence[Job],
+    jobs: Sequence[SeedJob],
     *,
     parallel: str = "none",
     stop: Stop | None = None,
@@ -36,8 +36,8 @@ def fit(
 
     Returns:
         For each job, the variables with which the network predicts, frozen ones included, as NumPy
-        arrays: those after the last epoch, or their averages if `Job.config.average` is on. And the
-        history, one row of `fermm.rundir.HISTORY_COLUMNS` an epoch.
+        arrays: those after the last epoch, or their averages if `SeedJob.config.average` is on. And
+        the history, one row of `fermm.rundir.HISTORY_COLUMNS` an epoch.
 
     Raises:
         InputError: a checkpoint does not fit the network, is damaged (see `resuming.groups`) or

@@ -12,7 +12,7 @@ from fermm import rundir
 from fermm.errors import InputError
 from fermm.rundir import Position
 from fermm.train import checkpoint, devices, partition, saver, steps
-from fermm.train.job import Job
+from fermm.train.job import SeedJob
 from fermm.train.updates import Updates
 
 
@@ -52,13 +52,13 @@ def groups(directories: Mapping[int, Path], at_once: int, apart: bool = False) -
     return begun + [fresh[i : i + at_once] for i in range(0, len(fresh), at_once)]
 
 
-def last_common_position(jobs: Sequence[Job]) -> Position:
+def last_common_position(jobs: Sequence[SeedJob]) -> Position:
     """The last position after which all seeds are at their end, or can go on."""
     kept = [{Position(0), *_positions(job)} for job in jobs]
     return max(set.intersection(*kept))
 
 
-def _positions(job: Job) -> list[Position]:
+def _positions(job: SeedJob) -> list[Position]:
     directory = rundir.SeedDirectory(job.directory).checkpoints
     return [
         position
@@ -85,7 +85,7 @@ class Start(NamedTuple):
     in_one_call: str
 
 
-def start(job: Job, done: Position, updates: Updates) -> Start:
+def start(job: SeedJob, done: Position, updates: Updates) -> Start:
     """The start from the variables of the job, or from its checkpoint of `done`."""
     params, frozen = partition.split(job.variables["params"], job.trained)
     batch_stats = dict(job.variables.get("batch_stats", {}))
@@ -106,7 +106,7 @@ def start(job: Job, done: Position, updates: Updates) -> Start:
     return Start(devices.to_host(state), devices.to_host(frozen), rows, seconds, in_one_call)
 
 
-def read(job: Job, done: Position, training: bool) -> checkpoint.Checkpoint:
+def read(job: SeedJob, done: Position, training: bool) -> checkpoint.Checkpoint:
     """Reads the checkpoint of `done`; the history in it is then that in `history.csv`.
 
     Raises:

@@ -9,7 +9,8 @@ from fermm import rundir
 from fermm.rundir import Position
 from fermm.train import checkpoint, devices, steps, updates
 from fermm.train.events import Events
-from fermm.train.job import Job
+from fermm.train.job import SeedJob
+from fermm.train.tasks import Sums
 
 
 class Saver:
@@ -18,8 +19,8 @@ class Saver:
     Args:
         jobs: one for each seed.
         done: the position that the training begins at; checkpoints of later ones are removed.
-        meta: what every checkpoint says of the training, besides `Job.meta` and what `save` adds:
-            "epoch", "step_of_epoch", "seconds" and "history".
+        meta: what every checkpoint says of the training, besides `SeedJob.meta` and what `save`
+            adds: "epoch", "step_of_epoch", "seconds" and "history".
         open_now: closes what is opened here.
 
     Attributes:
@@ -29,7 +30,7 @@ class Saver:
 
     def __init__(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[SeedJob],
         done: Position,
         meta: Mapping[str, Any],
         open_now: contextlib.ExitStack,
@@ -132,5 +133,5 @@ def from_tree(
         batch_stats=raw.get("batch_stats", {}),
         opt_state=updates.from_dict(like.opt_state, training["opt_state"]),
         average={"params": params, "batch_stats": batch_stats} if like.average else {},
-        sums=steps.Sums(**training["sums"]),
+        sums=Sums(**training["sums"]),
     )

@@ -18,24 +18,11 @@ from fermm.train.augmentation import Augmentation
 from fermm.train.averaging import Average
 from fermm.train.devices import Layout, put, put_share
 from fermm.train.keys import Keys
-from fermm.train.losses import Loss
+from fermm.train.tasks import Data, Sums, Task
 
 EVALUATION_BATCH = 256
 IN_ONE_CALL = ("many", "one")
 _ROWS = 5  # of the batch that a step is tried with
-
-
-class Data(NamedTuple):
-    """What a network is trained or evaluated on.
-
-    Attributes:
-        inputs: arrays (N, ...) in the tree that the network's method takes.
-        targets: int (N,), the class of each sample; or float (N, K), its distribution over the
-            classes.
-    """
-
-    inputs: Any
-    targets: jax.Array | np.ndarray
 
 
 class Batches(NamedTuple):
@@ -50,13 +37,6 @@ class Batches(NamedTuple):
     inputs: Any
     targets: jax.Array | np.ndarray
     mask: jax.Array | np.ndarray
-
-
-class Sums(NamedTuple):
-    """Running sums over the samples of an epoch so far, as float32 scalars."""
-
-    loss: jax.Array
-    correct: jax.Array
 
 
 class State(NamedTuple):
@@ -112,13 +92,8 @@ def start(
     )
 
 
-def labels_of(targets: Any) -> Any:
-    """The class of each sample: of a distribution, the most probable one; int (...,)."""
-    return targets if jnp.issubdtype(targets.dtype, jnp.integer) else targets.argmax(-1)
-
-
 def make_loss(
-    module: nn.Module, loss: Loss, class_weights: jax.Array, method: str
+    module: nn.Module, task: Task, method: str
 ) -> Callable[..., tuple[jax.Array, tuple[Any, Sums]]]:
     """The training loss of one batch.
 
@@ -127,16 +102,12 @@ def make_loss(
 
     Args:
         module: the network.
-        loss: of a sample.
-        class_weights: float (K,), what the loss of a sample of each class is multiplied by; where
-            the target is a distribution, the expected weight.
+        task: what it is trained for.
         method: "__call__", or "classify" if the inputs are outputs of `encode`.
 
     Returns:
-        `loss(params, frozen, batch_stats, data, mask, streams) -> (loss, (batch_stats, sums))`: the
-        mean over the samples where `mask`, bool (B,), is true of class weight x loss. As in Keras,
-        the divisor is the number of samples, not the sum of their weights. `streams` has a key for
-        each random stream of the network.
+        `loss(params, frozen, batch_stats, data, mask, streams) -> (loss, (batch_stats, sums))`, see
+        `Task.sums`. `streams` has a key for each random stream of the network.
     """
 
     def of_batch(
@@ -160,19 +131,8 @@ def make_loss(
                 mutable=["batch_stats"],
                 method=method,
             )
-        logits, targets = outputs.logits, jnp.asarray(data.targets)
-        if targets.ndim == 1:
-            of_sample = class_weights[targets]
-        else:
-            of_sample = jnp.sum(targets * class_weights.astype(targets.dtype)[None], -1)
-        weight = jnp.where(mask, of_sample, 0).astype(logits.dtype)
-        total = jnp.sum(weight * loss(logits, targets))
-        correct = jnp.sum(mask & (jnp.argmax(logits, -1) == labels_of(targets)))
-        sums = Sums(total.astype(jnp.float32), correct.astype(jnp.float32))
-        return total / jnp.sum(mask).astype(logits.dtype), (
-            still.keep(batch_stats, changed.get("batch_stats", batch_stats)),
-            sums,
-        )
+        loss, sums = task.sums(outputs, data.targets, mask)
+        return loss, (still.keep(batch_stats, changed.get("batch_stats", batch_stats)), sums)
 
     return of_batch
 
@@ -197,7 +157,7 @@ def check_step(
     variables: Mapping[str, Any],
     trained: frozenset[str],
     *,
-    loss: Loss,
+    task: Task,
     transform: optax.GradientTransformation,
     augmentations: Sequence[Augmentation],
     features: Mapping[str, Feature],
@@ -210,7 +170,7 @@ def check_step(
         module: the network.
         variables: shapes and types of its variables.
         trained: paths of the parameters that are trained.
-        loss: of a sample.
+        task: what it is trained for.
         transform: of the gradients.
         augmentations: what is done to a batch before.
         features: what is known of the features that the network reads.
@@ -237,7 +197,7 @@ def check_step(
     mask, key = jax.ShapeDtypeStruct((_ROWS,), np.bool_), jax.eval_shape(lambda: jax.random.key(0))
     _check_augmentations(augmentations, key, inputs)
     logits = jax.ShapeDtypeStruct((_ROWS, classes), np.float32)
-    found: Any = jax.eval_shape(loss, logits, targets)
+    found: Any = jax.eval_shape(task.loss, logits, targets)
     if getattr(found, "shape", None) != (_ROWS,):
         given = f"{found.dtype} {found.shape}" if hasattr(found, "shape") else type(found).__name__
         raise InputError(
@@ -245,7 +205,7 @@ def check_step(
         )
 
     def step(params: Any, frozen: Any, batch_stats: Any, *rest: Any) -> Any:
-        gradient = jax.grad(make_loss(module, loss, jnp.ones(classes), "__call__"), has_aux=True)
+        gradient = jax.grad(make_loss(module, task, "__call__"), has_aux=True)
         grads, _ = gradient(params, frozen, batch_stats, *rest)
         opt_state = transform.init(params)
         updates, after = transform.update(grads, opt_state, params)
@@ -306,8 +266,7 @@ class TrainSteps:
     Args:
         module: the network.
         transform: of the gradients of the trained parameters; no others exist.
-        loss: of a sample.
-        class_weights: float (K,).
+        task: what the network is trained for.
         layout: where the arrays lie.
         method: "__call__", or "classify" if the inputs are outputs of `encode`.
         stacked: train several seeds at once. Then `state`, `frozen`, `keys` and, the mask excepted,
@@ -325,8 +284,7 @@ class TrainSteps:
         self,
         module: nn.Module,
         transform: optax.GradientTransformation,
-        loss: Loss,
-        class_weights: jax.Array,
+        task: Task,
         layout: Layout,
         method: str = "__call__",
         stacked: bool = False,
@@ -334,7 +292,7 @@ class TrainSteps:
         average: Average | None = None,
         in_one_call: str = "",
     ) -> None:
-        gradient = jax.value_and_grad(make_loss(module, loss, class_weights, method), has_aux=True)
+        gradient = jax.value_and_grad(make_loss(module, task, method), has_aux=True)
         average = average or Average()
 
         def train_step(

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from fermm.data import batches
@@ -17,13 +16,13 @@ from fermm.notices import doing
 from fermm.rundir import HISTORY_COLUMNS, Position
 from fermm.train import devices, partition, progress, steps, updates
 from fermm.train.feed import feed
-from fermm.train.job import Job
+from fermm.train.job import SeedJob
 from fermm.train.keys import keys_for, put_keys
-from fermm.train.losses import Loss
 from fermm.train.resuming import start
 from fermm.train.saver import Saver
 from fermm.train.stacking import join, stack, unstack
 from fermm.train.stop import Stop, Stopped
+from fermm.train.tasks import Sums
 
 CHUNK_SECONDS = 1.0  # of training between two looks at the metrics
 
@@ -47,7 +46,7 @@ class Training:
 
     def __init__(
         self,
-        jobs: Sequence[Job],
+        jobs: Sequence[SeedJob],
         done: Position,
         layout: devices.Layout,
         stop: Stop,
@@ -82,8 +81,7 @@ class Training:
         self._train_steps = steps.TrainSteps(
             job.module,
             self._updates.transform,
-            job.config.loss,
-            jnp.asarray(job.class_weights, jnp.float32),
+            job.task,
             layout,
             job.method,
             self._stacked,
@@ -194,10 +192,8 @@ class Training:
         check = self._stop.check if jax.process_count() == 1 else None
         try:
             validated = self._threads.map(
-                lambda variables, job: metrics(
-                    self._forward(variables, job.validation.inputs, check),
-                    job.validation,
-                    job.config.loss,
+                lambda variables, job: job.task.metrics(
+                    self._forward(variables, job.validation.inputs, check), job.validation.targets
                 ),
                 self.variables(),
                 self._jobs,
@@ -258,7 +254,7 @@ class Training:
             f"  {mean['seconds'] * len(last):.1f} s"
         )
 
-    def _means(self, sums: steps.Sums, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def _means(self, sums: Sums, step: int) -> tuple[np.ndarray, np.ndarray]:
         """The loss and the accuracy of each seed over the epoch up to `step`."""
         seen = min(step * self._batch_size, self._count)
         loss, accuracy = (np.asarray(x, float) / seen for x in sums)
@@ -320,11 +316,3 @@ class Training:
             f"{self.saver.describe()}; a lower config.{name}.learning_rate may help, "
             "config.debug_nans finds what makes a NaN"
         )
-
-
-def metrics(outputs: Any, data: steps.Data, loss: Loss) -> tuple[float, float]:
-    """Mean loss, without class weights, and accuracy of a pass over `data`."""
-    targets = np.asarray(data.targets)
-    losses = np.asarray(loss(jnp.asarray(outputs.logits), jnp.asarray(targets)))
-    accuracy = np.mean(np.argmax(outputs.logits, -1) == steps.labels_of(targets))
-    return float(np.mean(losses, dtype=np.float64)), float(accuracy)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fermm.evaluate import architecture, assess, faces, figures, report, run, table, write
-from fermm.models import Outputs, fusion, registry
+from fermm.models import Outputs, registry
 from fermm.samples import Feature
 from helpers import animals
 from helpers.animals import CLASSES, FEATURES
@@ -158,8 +158,6 @@ def test_members_by_hand(tmp_path):
     assert made.rows == [["song", "0.0", "50.0", f"0.0 ({MINUS}2.7 to 2.7)", "0.0"]]
 
 
-# To be removed, and the test kept, where networks can be fused of any members.
-@pytest.mark.skipif(hasattr(fusion, "MODALITIES"), reason="only two members can be built")
 def test_the_architecture_of_three_members_and_of_a_fusion_in_a_fusion(monkeypatch):
     def network(feature):
         class Own(nn.Module):

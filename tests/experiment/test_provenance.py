@@ -15,7 +15,7 @@ from fermm.experiment import provenance
 from fermm.models import registry
 from helpers.trainings import small_config
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 CONFIG = '''
 """A head of one's own."""
@@ -189,6 +189,7 @@ from fermm import experiment
 def main():
     config = synthetic.get_config()
     config.data.source = "fer2013"
+    config.data.arguments = {}
     config.data.path = "fer2013.csv"
     config.data.cache_dir = "cache"
     experiment.run(config.to_dict(), "run")
@@ -215,7 +216,7 @@ def test_a_script_that_does_not_guard_what_it_does(tmp_path):
     )
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
-        f"fermm.errors.InputError: {tmp_path}/own.py, line 12: this starts processes, each of "
+        f"fermm.errors.InputError: {tmp_path}/own.py, line 13: this starts processes, each of "
         "which imports the script and would do the same again: put it, and all that the script "
         'does, below `if __name__ == "__main__":`'
     )

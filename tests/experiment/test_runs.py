@@ -38,14 +38,6 @@ def read(workdir, network, seed=0):
     return checkpoint.read(where, training=True)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run of all four networks; tests that change it copy it first."""
-    workdir = tmp_path_factory.mktemp("finished") / "run"
-    experiment.run(small_config(report=True), workdir)
-    return workdir
-
-
 def test_order_is_a_permutation_and_a_function_of_its_arguments():
     first = batches.order(0, 3, 1000)
     assert sorted(first) == list(range(1000))
@@ -128,7 +120,7 @@ def test_samples_of_a_run(finished):
                 order = np.argsort(saved["row"])
                 np.testing.assert_array_equal(samples["row"][where], saved["row"][order])
                 np.testing.assert_array_equal(samples["label"][where], saved["label"][order])
-        assert not samples["copied"].any()
+        assert not samples["duplicate"].any()
 
 
 def test_copies_are_found_in_the_training_part():
@@ -140,8 +132,8 @@ def test_copies_are_found_in_the_training_part():
     parts = {"train": np.arange(5), "validation": np.arange(5, 7), "test": np.arange(7, 10)}
     source = Source(faces, parts, np.ones(7), "faces", (), {})
     samples = leakage.describe_samples(source)
-    assert np.flatnonzero(samples.copied).tolist() == [0, 1, 2, 3, 8, 9]
-    assert samples.of("test").copied.tolist() == [False, True, True]
+    assert np.flatnonzero(samples.duplicate).tolist() == [0, 1, 2, 3, 8, 9]
+    assert samples.of("test").duplicate.tolist() == [False, True, True]
     assert samples.of("validation").rows.tolist() == [5, 6]
 
 
@@ -476,7 +468,14 @@ def test_running_statistics_stay_where_normalisation_is_not_trained(finished, tm
             {"image__schedule__factor": 0.0},
             "config.image.schedule.factor is 0.0, needs a number between 0 and 1",
         ),
-        ({"data__source": "fer2013"}, "config.data.source is 'synthetic' there and 'fer2013' now"),
+        (
+            {"data": {"source": "fer2013"}},
+            "config.data.source is 'synthetic' there and 'fer2013' now",
+        ),
+        (
+            {"data__source": "fer2013"},
+            "config.data.arguments: the source 'fer2013' takes none, and 'count' is given",
+        ),
         ({"keep": "best"}, "config.keep: 'best' is unknown; there are all, last, restore"),
     ],
 )

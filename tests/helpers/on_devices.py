@@ -25,9 +25,10 @@ import numpy as np  # noqa: E402
 from flax import traverse_util  # noqa: E402
 
 from fermm import config, models  # noqa: E402
-from fermm.train import devices, loop, partition, steps  # noqa: E402
+from fermm.train import devices, loop, partition  # noqa: E402
 from fermm.train.config import TrainConfig  # noqa: E402
-from fermm.train.job import Job  # noqa: E402
+from fermm.train.job import SeedJob  # noqa: E402
+from fermm.train.tasks import Data, Task  # noqa: E402
 
 FACES, BATCH = 97, 10  # nine whole batches and one of seven; ten is no multiple of eight
 SECTION = {
@@ -56,7 +57,7 @@ def make(name, dtype, seed, epochs, directory):
             "images": random.integers(0, 256, (n, 48, 48), np.uint8),
             "landmarks": random.uniform(0, 48, (n, 68, 2)).astype(dtype),
         }
-        return steps.Data(inputs, random.integers(0, 7, n).astype(np.int32))
+        return Data(inputs, random.integers(0, 7, n).astype(np.int32))
 
     train, validation = data(FACES), data(23)
     spec = NETWORKS[name]
@@ -69,15 +70,16 @@ def make(name, dtype, seed, epochs, directory):
     variables = jax.tree.map(lambda x: np.asarray(x).astype(dtype), dict(variables))
     directory.mkdir(parents=True, exist_ok=True)
     keep = lambda tree: {k: tree[k] for k in module.inputs}  # noqa: E731
-    return Job(
+    train_config = config.read(TrainConfig, section, f"config.{name}")
+    return SeedJob(
         name=name,
         seed=seed,
         module=module,
         method="__call__",
         variables=variables,
         trained=partition.trained_paths(variables["params"], (".*",)),
-        config=config.read(TrainConfig, section, f"config.{name}"),
-        class_weights=np.arange(1.0, 8.0),
+        config=train_config,
+        task=Task(train_config.loss, np.arange(1, 8, dtype=dtype)),
         train=train._replace(inputs=keep(train.inputs)),
         validation=validation._replace(inputs=keep(validation.inputs)),
         directory=directory,

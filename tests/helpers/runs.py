@@ -157,7 +157,7 @@ def fabricate(
         where[indices] = i
     copies = np.zeros(len(ORDER), bool)
     copies[INDICES["test"][list(copied)]] = True
-    samples = rundir.Samples(
+    samples = rundir.RunSamples(
         ROWS,
         labels_of(count),
         where,

@@ -8,10 +8,11 @@ import numpy as np
 
 from configs import synthetic
 from fermm import config, models
-from fermm.train import checkpoint, partition, steps
+from fermm.train import checkpoint, partition
 from fermm.train.config import TrainConfig
-from fermm.train.job import Job
+from fermm.train.job import SeedJob
 from fermm.train.stop import Stop, Stopped
+from fermm.train.tasks import Data, Task
 
 FACES = 330  # 231 to train on: seven whole batches and one of seven
 
@@ -50,7 +51,7 @@ def make_job(tmp_path, spec, patterns, epochs=1, count=45, **training):
     random = np.random.default_rng(0)
 
     def data(n):
-        return steps.Data(
+        return Data(
             {
                 "images": random.integers(0, 256, (n, 48, 48), np.uint8),
                 "landmarks": random.uniform(0, 48, (n, 68, 2)).astype(np.float32),
@@ -64,15 +65,16 @@ def make_job(tmp_path, spec, patterns, epochs=1, count=45, **training):
     )
     trained = partition.trained_paths(variables["params"], patterns)
     section = {"epochs": epochs, "batch_size": 8, "learning_rate": 1e-3, **training}
-    return Job(
+    train_config = config.read(TrainConfig, section, "config.network")
+    return SeedJob(
         name="network",
         seed=0,
         module=models.build(spec, trained),
         method="__call__",
         variables=dict(variables),
         trained=trained,
-        config=config.read(TrainConfig, section, "config.network"),
-        class_weights=np.arange(1.0, 8.0),
+        config=train_config,
+        task=Task(train_config.loss, np.arange(1.0, 8.0, dtype=np.float32)),
         train=train,
         validation=validation,
         directory=tmp_path,
@@ -94,7 +96,7 @@ def make_jobs(directory, seeds, epochs=3, **training):
             job._replace(
                 seed=seed,
                 variables=dict(variables),
-                class_weights=np.ones(7),
+                task=job.task._replace(class_weights=np.ones(7, np.float32)),
                 directory=directory / f"seed_{seed}",
             )
         )

@@ -16,6 +16,7 @@ from fermm.models import Outputs, frozen_layers, register, registry
 from fermm.train import checkpoint, loop, partition, steps, training
 from fermm.train.losses import CrossEntropy
 from fermm.train.stop import Stopped
+from fermm.train.tasks import Data, Task
 from helpers.trainings import StopAfter, assert_identical, make_job, small_config
 
 
@@ -116,7 +117,8 @@ def test_a_frozen_norm_normalises_by_its_running_statistics(tmp_path):
         (Written(), {**params, "scaling": {}}, frozen),
     ):
         gradient = jax.value_and_grad(
-            steps.make_loss(module, CrossEntropy(), jnp.ones(7), "__call__"), has_aux=True
+            steps.make_loss(module, Task(CrossEntropy(), np.ones(7, np.float32)), "__call__"),
+            has_aux=True,
         )
         (loss, (kept, _)), grads = gradient(trained, rest, *arguments)
         results.append((loss, kept, {k: v for k, v in grads.items() if v}))
@@ -231,10 +233,10 @@ def test_a_layer_of_a_kind_of_its_own(layer):
             x = layer(name="own")(inputs["landmarks"].reshape(3, -1), train=train)
             return Outputs(x, nn.Dense(7)(x))
 
-    data = steps.Data({"landmarks": jnp.ones((3, 68, 2))}, jnp.zeros(3, jnp.int32))
+    data = Data({"landmarks": jnp.ones((3, 68, 2))}, jnp.zeros(3, jnp.int32))
     variables = Network().init(jax.random.key(0), data.inputs)
     params, frozen = partition.split(variables["params"], frozenset({"Dense_0/kernel"}))
-    loss = steps.make_loss(Network(), CrossEntropy(), jnp.ones(7), "__call__")
+    loss = steps.make_loss(Network(), Task(CrossEntropy(), np.ones(7, np.float32)), "__call__")
     arguments = (variables["batch_stats"], data, jnp.ones(3, bool), {"dropout": jax.random.key(0)})
     if layer is Own:  # which does not say in its signature what it may be told
         with pytest.raises(InputError, match="the frozen layer own keeps running statistics, but"):

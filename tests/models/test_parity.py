@@ -19,6 +19,7 @@ from fermm.train.averaging import Average
 from fermm.train.feed import feed
 from fermm.train.keys import key_for, keys_for
 from fermm.train.losses import CrossEntropy
+from fermm.train.tasks import Data, Task
 from helpers import keras_networks
 
 pytestmark = [
@@ -155,13 +156,13 @@ def test_gradients(name):
         trained = partition.trained_paths(variables["params"], CONFIG[name]["trainable"])
         params, frozen = partition.split(variables["params"], trained)
         loss = steps.make_loss(
-            our_network(name, "float64"), CrossEntropy(), jnp.asarray(CLASS_WEIGHTS), "__call__"
+            our_network(name, "float64"), Task(CrossEntropy(), CLASS_WEIGHTS), "__call__"
         )
         (ours, _), ours_grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
             params,
             frozen,
             variables.get("batch_stats", {}),
-            steps.Data({"images": images, "landmarks": landmarks}, jnp.asarray(labels)),
+            Data({"images": images, "landmarks": landmarks}, jnp.asarray(labels)),
             jnp.ones(33, bool),
             {"dropout": jax.random.key(0)},
         )
@@ -207,7 +208,7 @@ def test_an_epoch_of_training(name):
         batch_stats = variables.get("batch_stats", {})
         state = steps.start(params, batch_stats, made.transform, Average())
         state, frozen = (devices.put(tree, layout.state) for tree in (state, frozen))
-        data = steps.Data({"images": images, "landmarks": landmarks}, labels)
+        data = Data({"images": images, "landmarks": landmarks}, labels)
         for buffer, size in feed([data], [np.arange(COUNT)], 32, layout):
             state = train_steps(state, frozen, keys_for(0, name, module), buffer, 0, size)
         ours = {"params": partition.merge(state.params, frozen), "batch_stats": state.batch_stats}

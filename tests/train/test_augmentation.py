@@ -17,6 +17,7 @@ from fermm.train import steps, updates
 from fermm.train.augmentation import AUGMENTATIONS, Augmentation, Flip, Noise, Shift
 from fermm.train.config import TrainConfig, refuse_augmentation_of_outputs
 from fermm.train.losses import CrossEntropy
+from fermm.train.tasks import Task
 
 COUNT = 64
 ALL: list[Augmentation] = [Flip(), Shift(pixels=3), Noise(pixels=0.5)]
@@ -269,7 +270,7 @@ def test_a_step_is_tried_before_training(
             module,
             variables,
             paths,
-            loss=change.get("loss", CrossEntropy()),
+            task=Task(change.get("loss", CrossEntropy()), np.ones(7, np.float32)),
             transform=updates.make(read({}), 1).transform,
             augmentations=change.get("augmentations", []),
             features=FEATURES,

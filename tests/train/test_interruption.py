@@ -145,8 +145,13 @@ def test_stopped_again_and_again(whole, tmp_path, monkeypatch):
     assert without_seconds(history) == without_seconds(whole[0][1])
 
 
-def test_seeds_trained_at_once_stop_and_go_on_together(tmp_path, monkeypatch, capsys):
-    expected = loop.fit(make_jobs(tmp_path / "whole", (0, 1), epochs=2))
+@pytest.fixture(scope="module")
+def two_seeds(tmp_path_factory):
+    """Two seeds trained at once, undisturbed."""
+    return loop.fit(make_jobs(tmp_path_factory.mktemp("two_seeds"), (0, 1), epochs=2))
+
+
+def test_seeds_trained_at_once_stop_and_go_on_together(two_seeds, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "CHUNK_SECONDS", 1e-9)
     jobs = make_jobs(tmp_path / "cut", (0, 1), epochs=2)
     with pytest.raises(Stopped):
@@ -154,7 +159,7 @@ def test_seeds_trained_at_once_stop_and_go_on_together(tmp_path, monkeypatch, ca
     capsys.readouterr()
     resumed = loop.fit(jobs)
     assert "seeds 0, 1: goes on after step 2 of epoch 2 of 2" in capsys.readouterr().out
-    for (variables, history), (want, want_history) in zip(resumed, expected, strict=True):
+    for (variables, history), (want, want_history) in zip(resumed, two_seeds, strict=True):
         assert_identical(variables, want)
         assert without_seconds(history) == without_seconds(want_history)
 
@@ -164,8 +169,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("position", ["0+1", "0+3", "1", "1+1", "1+4", "2"])
-def test_seeds_killed_while_only_one_has_its_checkpoint(tmp_path, monkeypatch, position):
-    expected = loop.fit(make_jobs(tmp_path / "whole", (0, 1), epochs=2))
+def test_seeds_killed_while_only_one_has_its_checkpoint(two_seeds, tmp_path, monkeypatch, position):
     jobs = make_jobs(tmp_path / "cut", (0, 1), epochs=2)
     write = checkpoint._write
 
@@ -180,7 +184,7 @@ def test_seeds_killed_while_only_one_has_its_checkpoint(tmp_path, monkeypatch, p
         with pytest.raises(Killed):
             loop.fit(jobs, checkpoint_minutes=1e-12)
     assert (jobs[0].directory / "checkpoints" / position).exists()
-    for (variables, history), (want, want_history) in zip(loop.fit(jobs), expected, strict=True):
+    for (variables, history), (want, want_history) in zip(loop.fit(jobs), two_seeds, strict=True):
         assert_identical(variables, want)
         assert without_seconds(history) == without_seconds(want_history)
 
@@ -253,7 +257,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
     job.train.inputs["landmarks"][7] = 1e38
     job = with_config(job, learning_rate=1e-30)
     with pytest.raises(InputError) as error:
-        loop.fit([job._replace(class_weights=np.full(7, 1e30))])
+        loop.fit([job._replace(task=job.task._replace(class_weights=np.full(7, 1e30, np.float32)))])
     assert re.fullmatch(
         r"network, seed 0: (the loss is (nan|inf)|a parameter, a gradient or its square is not a "
         r"finite number) by step \d of epoch 1; no checkpoint yet; a lower "

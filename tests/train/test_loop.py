@@ -103,7 +103,7 @@ def test_running_metrics_are_means_over_the_samples(tmp_path):
     [(_, history)] = loop.fit([job])
     outputs = job.module.apply(job.variables, job.train.inputs)
     losses = np.asarray(CrossEntropy()(outputs.logits, job.train.targets))
-    weights = job.class_weights[job.train.targets]
+    weights = job.task.class_weights[job.train.targets]
     np.testing.assert_allclose(history[0]["loss"], np.mean(weights * losses), rtol=1e-5)
     right = np.argmax(outputs.logits, -1) == job.train.targets
     np.testing.assert_allclose(history[0]["accuracy"], right.mean(), rtol=1e-6)

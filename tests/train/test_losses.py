@@ -10,6 +10,7 @@ from fermm import config, models
 from fermm.errors import InputError
 from fermm.train import steps
 from fermm.train.losses import LOSSES, CrossEntropy, one_hot
+from fermm.train.tasks import Data, Task
 
 LOGITS = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]))
 
@@ -72,12 +73,12 @@ def step_loss(targets: jax.Array, weights: jax.Array, loss: CrossEntropy) -> tup
     inputs = {"landmarks": jax.random.normal(jax.random.key(1), (3, 68, 2))}
     variables = jax.jit(module.init)(jax.random.key(0), inputs)
     mask, streams = jnp.array([True, True, False]), {"dropout": jax.random.key(0)}
-    of_batch = steps.make_loss(module, loss, weights, "__call__")
+    of_batch = steps.make_loss(module, Task(loss, weights), "__call__")
     total, (_, sums) = of_batch(
         variables["params"],
         {},
         variables["batch_stats"],
-        steps.Data(inputs, targets),
+        Data(inputs, targets),
         mask,
         streams,
     )
