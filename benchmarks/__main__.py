@@ -339,10 +339,10 @@ def _prepare(scratch: Path, csv: Path | None) -> tuple[Path, Path]:
     from fermm.data import fer2013, splits, synthetic
 
     faces = synthetic.draw(count=FACES, seed=0)
-    images, landmarks, labels = faces.images, faces.landmarks, faces.labels
+    images, landmarks, labels = *faces.features.values(), faces.labels
     if csv is not None:
         real = fer2013.read(csv)
-        images, labels = real.images, real.labels
+        images, labels = real.features["images"], real.labels
         landmarks = np.resize(landmarks, (len(images), 68, 2))  # their values cost nothing
     rows = splits.split(faces if csv is None else real, "paper", 0)
     data = scratch / "data.npz"

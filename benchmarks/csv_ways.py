@@ -45,7 +45,7 @@ def pandas_c(path: Path) -> Arrays:
 def fermm(path: Path) -> Arrays:
     """Reads with `fermm.data.fer2013.read`, which checks every row and also gives the usage."""
     faces = fer2013.read(path)
-    return faces.images, faces.labels
+    return faces.features["images"], faces.labels
 
 
 WAYS: dict[str, Callable[[Path], Arrays]] = {"paper": paper, "pandas_c": pandas_c, "fermm": fermm}

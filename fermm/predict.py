@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -19,7 +18,7 @@ from fermm.data import landmarks as landmarks_lib
 from fermm.data.stream import compute
 from fermm.errors import InputError
 from fermm.faces import FEATURES, IMAGES
-from fermm.models.types import shapes
+from fermm.models.types import Module, shapes
 from fermm.paths import expand
 from fermm.rundir import RunDirectory
 from fermm.samples import DERIVED, Feature, as_column
@@ -47,7 +46,7 @@ class Network:
     """
 
     def __init__(
-        self, module: nn.Module, saved: checkpoint.Checkpoint, predictor: Path | None = None
+        self, module: Module, saved: checkpoint.Checkpoint, predictor: Path | None = None
     ) -> None:
         self.meta = saved.meta
         self.name: str = saved.meta["network"]

@@ -15,8 +15,7 @@ def peer():
     rows = splits.split(faces, "paper", 0)
     return fermm_jax.Peer(
         {
-            "images": faces.images,
-            "landmarks": faces.landmarks,
+            **faces.features,
             "labels": faces.labels,
             "train": rows["train"],
             "validation": rows["validation"],

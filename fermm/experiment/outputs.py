@@ -3,11 +3,11 @@
 import contextlib
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import numpy as np
 
 from fermm.data import stream
 from fermm.data.source import Source
+from fermm.models.types import Module
 from fermm.notices import doing
 from fermm.train import devices, steps
 
@@ -24,7 +24,7 @@ class Network(NamedTuple):
     """
 
     spec: dict[str, Any]
-    module: nn.Module
+    module: Module
     variables: dict[str, Any]
     members: dict[str, "Network"]
     key: str
@@ -43,7 +43,7 @@ class Outputs:
         self._source = source
         self._known: dict[tuple[str, str], Any] = {}
 
-    def inputs(self, module: nn.Module, split: str) -> dict[str, Any]:
+    def inputs(self, module: Module, split: str) -> dict[str, Any]:
         """What the network reads of the samples of a split: arrays, or columns on disk."""
         columns, rows = self._source.samples.features, self._source.splits[split]
         whole = {name: columns[name] for name in module.inputs}

@@ -3,9 +3,13 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 
 from fermm.samples import Feature
+
+Module = nn.Module
+"""What every network is."""
 
 Inputs = Mapping[str, jax.Array]
 """What a network reads: features by name, (B, ...), such as "images" uint8 (B, 48, 48)."""

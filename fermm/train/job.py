@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
-
+from fermm.models.types import Module
 from fermm.train.config import TrainConfig
 from fermm.train.tasks import Data, Task
 
@@ -34,7 +33,7 @@ class SeedJob(NamedTuple):
 
     name: str
     seed: int
-    module: nn.Module
+    module: Module
     method: str
     variables: Mapping[str, Any]
     trained: frozenset[str]

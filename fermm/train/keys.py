@@ -4,11 +4,11 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 
 from fermm import models
+from fermm.models.types import Module
 from fermm.train import devices
 from fermm.train.stacking import stack
 
@@ -37,7 +37,7 @@ def key_for(seed: int, *names: str) -> jax.Array:
     return key
 
 
-def keys_for(seed: int, name: str, module: nn.Module) -> Keys:
+def keys_for(seed: int, name: str, module: Module) -> Keys:
     """The keys of the training of one network.
 
     Args:

@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +11,7 @@ import optax
 
 from fermm import models
 from fermm.errors import InputError
+from fermm.models.types import Module
 from fermm.samples import Feature
 from fermm.train import partition
 from fermm.train.augmentation import Augmentation
@@ -93,7 +93,7 @@ def start(
 
 
 def make_loss(
-    module: nn.Module, task: Task, method: str
+    module: Module, task: Task, method: str
 ) -> Callable[..., tuple[jax.Array, tuple[Any, Sums]]]:
     """The training loss of one batch.
 
@@ -153,7 +153,7 @@ def augment(
 
 
 def check_step(
-    module: nn.Module,
+    module: Module,
     variables: Mapping[str, Any],
     trained: frozenset[str],
     *,
@@ -282,7 +282,7 @@ class TrainSteps:
 
     def __init__(
         self,
-        module: nn.Module,
+        module: Module,
         transform: optax.GradientTransformation,
         task: Task,
         layout: Layout,
@@ -407,7 +407,7 @@ def are_finite(params: Any, stacked: bool = False) -> jax.Array:
 
 
 def make_forward(
-    module: nn.Module, layout: Layout, method: str | Callable[..., Any] = "__call__"
+    module: Module, layout: Layout, method: str | Callable[..., Any] = "__call__"
 ) -> Callable[..., Any]:
     """A pass over all samples without training (no dropout, running statistics).
 
