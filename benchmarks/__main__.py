@@ -353,7 +353,7 @@ def _prepare(scratch: Path, csv: Path | None) -> tuple[Path, Path]:
         labels=labels,
         train=rows["train"],
         validation=rows["validation"],
-        class_weights=splits.class_weights(labels),
+        class_weights=splits.class_weights(labels, faces.classes),
     )
     if csv is None:
         csv = scratch / "drawn.csv"

@@ -18,7 +18,17 @@ _RUNS = pathlib.Path(__file__).parent.parent / "runs"
 
 import filelock  # noqa: E402
 import jax  # noqa: E402
+import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+# Shapes and types in the annotations of these modules are checked whenever a function is called.
+jaxtyping.install_import_hook(
+    [
+        *(f"fermm.models.{name}" for name in ("layers", "image", "landmarks")),
+        *("fermm.train.steps", "fermm.train.tasks"),
+    ],
+    "beartype.beartype",
+)
 
 from fermm import experiment  # noqa: E402
 from helpers.trainings import small_config  # noqa: E402

@@ -19,7 +19,7 @@ def peer():
             "labels": faces.labels,
             "train": rows["train"],
             "validation": rows["validation"],
-            "class_weights": splits.class_weights(faces.labels),
+            "class_weights": splits.class_weights(faces.labels, faces.classes),
         }
     )
 

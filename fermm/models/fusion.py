@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
 from fermm.models.checks import require_sizes
 from fermm.models.layers import glorot_uniform
@@ -76,7 +77,7 @@ class Fusion(nn.Module):
         inputs: Inputs,
         *,
         train: bool,
-        mask: jax.Array | None = None,
+        mask: Bool[Array, " batch"] | None = None,
         only: tuple[str, ...] | None = None,
     ) -> dict[str, Any]:
         """The features of samples -> the embedding of each member, or of those in `only`."""
@@ -100,7 +101,7 @@ class Fusion(nn.Module):
         return outputs
 
     def __call__(
-        self, inputs: Inputs, *, train: bool = False, mask: jax.Array | None = None
+        self, inputs: Inputs, *, train: bool = False, mask: Bool[Array, " batch"] | None = None
     ) -> Outputs:
         """`classify` of `encode`."""
         return self.classify(self.encode(inputs, train=train, mask=mask), train=train)

@@ -1,10 +1,12 @@
 """NN1, the image network (paper, section 5.2.2, figure 6, listing 3)."""
 
 import functools
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from fermm.models.checks import require_images, require_sizes
 from fermm.models.layers import (
@@ -56,39 +58,43 @@ class ImageNetwork(nn.Module):
         self.dense2 = dense(self.features)
         self.logits = dense(self.classes, dtype=at_least_float32(self.dtype))
 
-    def encode(self, inputs: Inputs, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        """inputs["images"] uint8 (B, 48, 48) -> features, float (B, features).
+    def encode(
+        self, inputs: Inputs, *, train: bool, mask: Bool[Array, " batch"] | None = None
+    ) -> Float[Array, "batch {self.features}"]:
+        """inputs["images"] uint8 (B, 48, 48) -> the features.
 
         Raises:
             InputError: the images have another type.
         """
         require_images(inputs["images"])
-        images = inputs["images"]
+        images: Any = inputs["images"]
         convolutions = (self.conv1, self.conv2, self.conv3)
         # Flattened as (H, W, C), as in Keras.
         if self.plain:
-            x = images[..., None].astype(self.dtype) / 255
+            x = jnp.asarray(images[..., None].astype(self.dtype) / 255)
             for conv, stride in zip(convolutions, STRIDES, strict=True):
                 x = max_pool_plain(nn.relu(conv(x, plain=True)), stride)
             x = x.reshape(x.shape[0], -1)
         elif train:
-            x = images.transpose(1, 2, 0)[None].astype(self.dtype) / 255
+            x = jnp.asarray(images.transpose(1, 2, 0)[None].astype(self.dtype) / 255)
             for conv, stride in zip(convolutions, STRIDES, strict=True):
                 x = max_pool_2x2(nn.relu(conv(x)), stride)
             x = x.transpose(1, 2, 0, 3).reshape(-1, x.shape[-1]).T
         else:
             channels = (1, *self.filters)
             weights = [conv.weights(c) for conv, c in zip(convolutions, channels, strict=False)]
-            x = convolve_and_pool(images.astype(self.dtype) / 255, weights, STRIDES)
+            x = convolve_and_pool(jnp.asarray(images.astype(self.dtype) / 255), weights, STRIDES)
         x = nn.sigmoid(self.dense2(nn.relu(self.dense1(x))))
         return x.astype(at_least_float32(self.dtype))
 
-    def classify(self, embedding: jax.Array, *, train: bool) -> Outputs:
+    def classify(
+        self, embedding: Float[Array | np.ndarray, "batch {self.features}"], *, train: bool
+    ) -> Outputs:
         """Features (B, features) -> the same features and logits (B, classes)."""
         return Outputs(embedding, self.logits(embedding))
 
     def __call__(
-        self, inputs: Inputs, *, train: bool = False, mask: jax.Array | None = None
+        self, inputs: Inputs, *, train: bool = False, mask: Bool[Array, " batch"] | None = None
     ) -> Outputs:
         """`classify` of `encode`."""
         return self.classify(self.encode(inputs, train=train, mask=mask), train=train)

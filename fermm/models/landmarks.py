@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from fermm.faces import FACE_REGIONS
 from fermm.models.checks import require_rates, require_sizes
@@ -28,8 +29,8 @@ class RegionLayer(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self) -> jax.Array:
-        """Kernel and bias as (3, features): the weights of x, of y, and of 1."""
+    def __call__(self) -> Float[Array, "3 {self.features}"]:
+        """Kernel and bias: the weights of x, of y, and of 1."""
         kernel = self.param("kernel", glorot_uniform, (2, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return jnp.concatenate([kernel, bias[None]])
@@ -82,8 +83,10 @@ class LandmarkNetwork(nn.Module):
         self.drop = nn.Dropout(self.dropout)
         self.logits = dense(self.classes, dtype=at_least_float32(self.dtype))
 
-    def describe_points(self, landmarks: jax.Array) -> jax.Array:
-        """Landmarks, float (B, 68, 2) -> the regions' outputs, float (B, 68, point_features)."""
+    def describe_points(
+        self, landmarks: Float[Array | np.ndarray, "batch 68 2"]
+    ) -> Float[Array, "batch 68 {self.point_features}"]:
+        """What the layer of each point's region makes of it."""
         weights = jnp.stack([getattr(self, region)() for region in FACE_REGIONS])
         # Each point gets the weights of its region. All at once takes a small fraction of the time
         # of eight layers one after the other, whose products are tiny.
@@ -98,10 +101,12 @@ class LandmarkNetwork(nn.Module):
         x, y, one = weights[:, :, 0], weights[:, :, 1], weights[:, :, 2]
         return nn.sigmoid(points[:, :, 0] * x + points[:, :, 1] * y + one)
 
-    def encode(self, inputs: Inputs, *, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        """inputs["landmarks"] float (B, 68, 2), pixels -> features before dropout (B, features).
+    def encode(
+        self, inputs: Inputs, *, train: bool, mask: Bool[Array, " batch"] | None = None
+    ) -> Float[Array, "batch {self.features}"]:
+        """inputs["landmarks"] float (B, 68, 2), pixels -> the features before dropout.
 
-        In training the batch statistics are those of the rows where `mask`, bool (B,), is true.
+        In training the batch statistics are those of the rows where `mask` is true.
         """
         x = self.describe_points(inputs["landmarks"])
         x = x.reshape(x.shape[0], -1)
@@ -115,13 +120,15 @@ class LandmarkNetwork(nn.Module):
         x = nn.sigmoid(self.dense2(x))
         return nn.sigmoid(self.dense3(x)).astype(at_least_float32(self.dtype))
 
-    def classify(self, embedding: jax.Array, *, train: bool) -> Outputs:
+    def classify(
+        self, embedding: Float[Array | np.ndarray, "batch {self.features}"], *, train: bool
+    ) -> Outputs:
         """Features (B, features) -> the features after dropout, and logits (B, classes)."""
         features = self.drop(embedding, deterministic=not train)
         return Outputs(features, self.logits(features))
 
     def __call__(
-        self, inputs: Inputs, *, train: bool = False, mask: jax.Array | None = None
+        self, inputs: Inputs, *, train: bool = False, mask: Bool[Array, " batch"] | None = None
     ) -> Outputs:
         """`classify` of `encode`."""
         return self.classify(self.encode(inputs, train=train, mask=mask), train=train)

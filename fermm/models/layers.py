@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 glorot_uniform = nn.initializers.glorot_uniform()
 
@@ -23,9 +24,12 @@ def at_least_float32(dtype: str) -> str:
 
 
 def product(
-    x: jax.Array, kernel: jax.Array, dimension_numbers: Any, precision: Any = None
-) -> jax.Array:
-    """(B, F) x (F, D) -> (B, D), for `nn.Dense(dot_general=product)`."""
+    x: Float[Array, "batch inputs"],
+    kernel: Float[Array, "inputs outputs"],
+    dimension_numbers: Any,
+    precision: Any = None,
+) -> Float[Array, "batch outputs"]:
+    """The matrix product, for `nn.Dense(dot_general=product)`."""
     del dimension_numbers  # Dense has no others for two axes
     # From a transposed copy XLA's CPU backend derives a gradient of `x` that reads the kernel by
     # rows; the barrier keeps it from folding the transposition into the product.
@@ -40,9 +44,12 @@ def product(
 
 
 def product_with_large(
-    x: jax.Array, kernel: jax.Array, dimension_numbers: Any, precision: Any = None
-) -> jax.Array:
-    """(B, F) x (F, D) -> (B, D), for a kernel that is larger than the processor's cache."""
+    x: Float[Array, "batch inputs"],
+    kernel: Float[Array, "inputs outputs"],
+    dimension_numbers: Any,
+    precision: Any = None,
+) -> Float[Array, "batch outputs"]:
+    """The matrix product with a kernel that is larger than the processor's cache."""
     parts = 32
     rows, features = x.shape
     if rows > 1 or features % parts:
@@ -52,16 +59,10 @@ def product_with_large(
     return jnp.einsum("pf,pfd->pd", x, kernel, precision=precision).sum(axis=0, keepdims=True)
 
 
-def convolve_2x2(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """2x2 convolution, stride 1, no padding.
-
-    Args:
-        x: (C, H, W, B).
-        kernel: (2, 2, C, D).
-
-    Returns:
-        (D, H-1, W-1, B).
-    """
+def convolve_2x2(
+    x: Float[Array, "channels height width batch"], kernel: Float[Array, "2 2 channels filters"]
+) -> Float[Array, "filters height-1 width-1 batch"]:
+    """2x2 convolution, stride 1, no padding."""
     # XLA's CPU backend runs lax.conv inside a loop several times slower than one matrix product
     # over the four shifted copies; accelerators have fast convolutions.
     return jax.lax.platform_dependent(x, kernel, cpu=_by_matrix_product, default=_by_convolution)
@@ -82,8 +83,10 @@ def _by_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 @jax.named_scope("max_pool_2x2")
-def max_pool_2x2(x: jax.Array, stride: int) -> jax.Array:
-    """2x2 maximum, no padding, stride 1 or 2: (C, H, W, B) -> (C, ceil((H-1)/stride), ..., B).
+def max_pool_2x2(
+    x: Float[Array, "channels height width batch"], stride: int
+) -> Float[Array, "channels (height+{stride}-2)//{stride} (width+{stride}-2)//{stride} batch"]:
+    """2x2 maximum, no padding, stride 1 or 2.
 
     Built from elementwise maxima of shifted copies, whose gradient, unlike that of a reduced
     window, needs no select-and-scatter. Equal values pass it to the first in row-major order, as
@@ -100,7 +103,7 @@ def max_pool_2x2(x: jax.Array, stride: int) -> jax.Array:
     return _first_maximum(x[:, :, 0], x[:, :, 1])
 
 
-def _first_maximum(a: jax.Array, b: jax.Array) -> jax.Array:
+def _first_maximum(a: Float[Array, "*shape"], b: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(a >= b, a, b)
 
 
@@ -111,13 +114,15 @@ class Conv2x2(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def weights(self, channels: int) -> tuple[jax.Array, jax.Array]:
-        """Kernel (2, 2, channels, features) and bias (features,), in `dtype`."""
+    def weights(
+        self, channels: int
+    ) -> tuple[Float[Array, "2 2 {channels} {self.features}"], Float[Array, " {self.features}"]]:
+        """Kernel and bias, in `dtype`."""
         kernel = self.param("kernel", glorot_uniform, (2, 2, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return kernel.astype(self.dtype), bias.astype(self.dtype)
 
-    def __call__(self, x: jax.Array, plain: bool = False) -> jax.Array:
+    def __call__(self, x: Float[Array, "_ _ _ _"], plain: bool = False) -> Float[Array, "_ _ _ _"]:
         """Convolves in `dtype`: (C, H, W, B) -> (features, H-1, W-1, B).
 
         If `plain`, by one operation that every converter knows: (B, H, W, C) ->
@@ -131,35 +136,41 @@ class Conv2x2(nn.Module):
 
 
 @jax.named_scope("max_pool_2x2")
-def max_pool_plain(x: jax.Array, stride: int) -> jax.Array:
-    """`max_pool_2x2` for (B, H, W, C), by one operation that every converter knows."""
+def max_pool_plain(
+    x: Float[Array, "batch height width channels"], stride: int
+) -> Float[Array, "batch (height+{stride}-2)//{stride} (width+{stride}-2)//{stride} channels"]:
+    """`max_pool_2x2` with the batch first, by one operation that every converter knows."""
     return nn.max_pool(x, (2, 2), (stride, stride))
 
 
-def _convolve_plain(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _convolve_plain(
+    x: Float[Array, "batch height width channels"], kernel: Float[Array, "2 2 channels filters"]
+) -> Float[Array, "batch height-1 width-1 filters"]:
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
-Weights = Sequence[tuple[jax.Array, jax.Array]]
+Weights = Sequence[tuple[Float[Array, "2 2 _ _"], Float[Array, " _"]]]
 """Kernel (2, 2, C, D) and bias (D,) of each convolution in turn."""
 
 PIECE = 16  # faces, few enough that what a convolution makes of them stays in the cache
 
 
-def convolve_and_pool(x: jax.Array, weights: Weights, strides: Sequence[int]) -> jax.Array:
+def convolve_and_pool(
+    x: Float[Array, "batch height width"], weights: Weights, strides: Sequence[int]
+) -> Float[Array, "batch _"]:
     """2x2 convolutions, each followed by relu and 2x2 max-pooling, in a form for inference.
 
     It may be differentiated, but is not made for it.
 
     Args:
-        x: (B, H, W), one channel.
+        x: one channel.
         weights: of the convolutions.
         strides: of the poolings, 1 or 2.
 
     Returns:
-        (B, F), flattened as (H, W, C), as in Keras.
+        The last pooling's output, flattened as (H, W, C), as in Keras.
     """
 
     def plain(x: jax.Array, weights: Weights) -> jax.Array:
@@ -177,7 +188,9 @@ def convolve_and_pool(x: jax.Array, weights: Weights, strides: Sequence[int]) ->
     )
 
 
-def _stack_in_pieces(x: jax.Array, weights: Weights, strides: Sequence[int]) -> jax.Array:
+def _stack_in_pieces(
+    x: Float[Array, "batch height width"], weights: Weights, strides: Sequence[int]
+) -> Float[Array, "batch _"]:
     whole = len(x) // PIECE * PIECE
     parts = []
     if whole:
@@ -190,7 +203,9 @@ def _stack_in_pieces(x: jax.Array, weights: Weights, strides: Sequence[int]) -> 
     return jnp.concatenate(parts)
 
 
-def _stack_of_piece(x: jax.Array, weights: Weights, strides: Sequence[int]) -> jax.Array:
+def _stack_of_piece(
+    x: Float[Array, "batch height width"], weights: Weights, strides: Sequence[int]
+) -> Float[Array, "batch _"]:
     x = x[..., None]
     for (kernel, bias), stride in zip(weights, strides, strict=True):
         x = _convolve_piece(x, kernel)
@@ -199,8 +214,9 @@ def _stack_of_piece(x: jax.Array, weights: Weights, strides: Sequence[int]) -> j
     return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
-def _convolve_piece(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """(B, H, W, C) -> (B, H-1, W-1, D)."""
+def _convolve_piece(
+    x: Float[Array, "batch height width channels"], kernel: Float[Array, "2 2 channels filters"]
+) -> Float[Array, "batch height-1 width-1 filters"]:
     shifted = [x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:]]
     channels, features = kernel.shape[2:]
     if channels == 1:  # a product with four rows is all overhead
@@ -211,8 +227,9 @@ def _convolve_piece(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return out.reshape(*patches.shape[:-1], features)
 
 
-def _max_pool_piece(x: jax.Array, stride: int) -> jax.Array:
-    """`max_pool_2x2` for (B, H, W, C)."""
+def _max_pool_piece(
+    x: Float[Array, "batch height width channels"], stride: int
+) -> Float[Array, "batch (height+{stride}-2)//{stride} (width+{stride}-2)//{stride} channels"]:
     if stride == 1:
         corners = [x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:]]
     else:

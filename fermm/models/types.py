@@ -5,13 +5,15 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import numpy as np
+from jaxtyping import Array, Float, Shaped
 
 from fermm.samples import Feature
 
 Module = nn.Module
 """What every network is."""
 
-Inputs = Mapping[str, jax.Array]
+Inputs = Mapping[str, Shaped[Array | np.ndarray, "batch ..."]]
 """What a network reads: features by name, (B, ...), such as "images" uint8 (B, 48, 48)."""
 
 
@@ -37,5 +39,5 @@ class Outputs(NamedTuple):
         logits: float (B, K), the decision between K classes before the softmax.
     """
 
-    features: jax.Array
-    logits: jax.Array
+    features: Float[Array | np.ndarray, "batch features"]
+    logits: Float[Array | np.ndarray, "batch classes"]

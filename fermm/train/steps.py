@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Array, Bool, Float, Int32
 
 from fermm import models
 from fermm.errors import InputError
@@ -35,8 +36,8 @@ class Batches(NamedTuple):
     """
 
     inputs: Any
-    targets: jax.Array | np.ndarray
-    mask: jax.Array | np.ndarray
+    targets: Array | np.ndarray
+    mask: Bool[Array | np.ndarray, "steps batch"]
 
 
 class State(NamedTuple):
@@ -52,7 +53,7 @@ class State(NamedTuple):
         sums: see `Sums`; set to zero when an epoch begins.
     """
 
-    step: jax.Array
+    step: Int32[Array, "*seeds"]
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -115,9 +116,9 @@ def make_loss(
         frozen: Any,
         batch_stats: Any,
         data: Data,
-        mask: jax.Array,
+        mask: Bool[Array, " batch"],
         streams: Mapping[str, jax.Array],
-    ) -> tuple[jax.Array, tuple[Any, Sums]]:
+    ) -> tuple[Float[Array, ""], tuple[Any, Sums]]:
         variables = {"params": partition.merge(params, frozen), "batch_stats": batch_stats}
         options: dict[str, Any] = {"mask": mask} if method == "__call__" else {}
         still = models.Frozen(models.frozen_layers(params, frozen, batch_stats))
@@ -400,7 +401,7 @@ def _mark(params: Any, grads: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames="stacked")
-def are_finite(params: Any, stacked: bool = False) -> jax.Array:
+def are_finite(params: Any, stacked: bool = False) -> Bool[Array, "*seeds"]:
     """Whether all parameters are finite numbers; of stacked seeds, for each: bool, () or (S,)."""
     sums = [jnp.sum(x, tuple(range(stacked, x.ndim))) for x in jax.tree.leaves(params)]
     return functools.reduce(jnp.logical_and, map(jnp.isfinite, sums))

@@ -1,14 +1,15 @@
 """What a network is trained for."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from fermm.train.losses import Loss
+
+Targets = Int[Array | np.ndarray, " samples"] | Float[Array | np.ndarray, "samples classes"]
+"""The class of each sample, or its distribution over the classes."""
 
 
 class Data(NamedTuple):
@@ -16,19 +17,18 @@ class Data(NamedTuple):
 
     Attributes:
         inputs: arrays (N, ...) in the tree that the network's method takes.
-        targets: int (N,), the class of each sample; or float (N, K), its distribution over the
-            classes.
+        targets: of the N samples.
     """
 
     inputs: Any
-    targets: jax.Array | np.ndarray
+    targets: Targets
 
 
 class Sums(NamedTuple):
     """Running sums over the samples of an epoch so far, as float32 scalars."""
 
-    loss: jax.Array
-    correct: jax.Array
+    loss: Float[Array, "*seeds"]
+    correct: Float[Array, "*seeds"]
 
 
 class Task(NamedTuple):
@@ -45,18 +45,20 @@ class Task(NamedTuple):
     """
 
     loss: Loss
-    class_weights: np.ndarray | jax.Array
+    class_weights: Float[Array | np.ndarray, " classes"]
     head: str = "logits"
 
-    def sums(self, outputs: Any, targets: Any, mask: jax.Array) -> tuple[jax.Array, Sums]:
+    def sums(
+        self, outputs: Any, targets: Targets, mask: Bool[Array | np.ndarray, " samples"]
+    ) -> tuple[Float[Array, ""], Sums]:
         """The training loss of a batch, to be differentiated.
 
         As in Keras, the divisor is the number of samples, not the sum of their weights.
 
         Args:
             outputs: of the network, for the B samples of the batch.
-            targets: see `Data`.
-            mask: bool (B,), false where the batch is padded.
+            targets: of the samples.
+            mask: false where the batch is padded.
 
         Returns:
             The mean over the samples where `mask` is true of class weight x loss, and the sums of
@@ -74,12 +76,12 @@ class Task(NamedTuple):
         sums = Sums(total.astype(jnp.float32), correct.astype(jnp.float32))
         return total / jnp.sum(mask).astype(logits.dtype), sums
 
-    def metrics(self, outputs: Any, targets: Any) -> tuple[float, float]:
+    def metrics(self, outputs: Any, targets: Targets) -> tuple[float, float]:
         """The mean loss, without class weights, and the accuracy over a whole split.
 
         Args:
             outputs: of the network, without training, for its N samples.
-            targets: see `Data`.
+            targets: of the samples.
         """
         logits, targets = getattr(outputs, self.head), np.asarray(targets)
         losses = np.asarray(self.loss(jnp.asarray(logits), jnp.asarray(targets)))
