@@ -15,6 +15,7 @@ from fermm import models
 from fermm.data import batches
 from fermm.data.landmarks import PUBLISHED_PREDICTOR
 from fermm.experiment.config import NetworkConfig
+from fermm.faces import EMOTIONS, FEATURES
 from fermm.predict import Network
 from fermm.train import checkpoint, devices, partition, updates
 from fermm.train import steps as training
@@ -162,7 +163,8 @@ class Peer:
                 None,
                 {
                     "network": self._network,
-                    "labels": list("0123456"),
+                    "classes": EMOTIONS,
+                    "features": {name: FEATURES[name].to_json() for name in self._module.inputs},
                     "config": {"data": CONFIG["data"]},
                     "predictor": {"path": "", "sha256": PUBLISHED_PREDICTOR},
                 },
