@@ -120,7 +120,7 @@ class Conv2x2(nn.Module):
         """Kernel and bias, in `dtype`."""
         kernel = self.param("kernel", glorot_uniform, (2, 2, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return kernel.astype(self.dtype), bias.astype(self.dtype)
+        return jnp.asarray(kernel, self.dtype), jnp.asarray(bias, self.dtype)
 
     def __call__(self, x: Float[Array, "_ _ _ _"], plain: bool = False) -> Float[Array, "_ _ _ _"]:
         """Convolves in `dtype`: (C, H, W, B) -> (features, H-1, W-1, B).

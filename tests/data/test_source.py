@@ -79,7 +79,7 @@ def test_fer2013_needs_a_path_and_takes_no_arguments():
         "or zip of its images, e.g. --config.data.path=fer2013.csv"
     )
     assert refusal(source.check, section(source="fer2013", arguments={"count": 3})) == (
-        "config.data.arguments: the source 'fer2013' takes none, and 'count' is given"
+        "config.data.arguments: the source 'fer2013' takes none, and 'count' is given; leave it out"
     )
 
 
