@@ -66,12 +66,9 @@ def main(argv: list[str]) -> None:
     """Runs the experiment; `argv` is what is left after the flags."""
     if len(argv) > 1:
         _fail(f"unknown argument {argv[1]!r}; fields are set as --config.FIELD=VALUE, see --help")
+    from fermm.errors import InputError
     from fermm.notices import doing
-
-    with doing("loading JAX and fermm"):
-        from fermm import experiment
-        from fermm.errors import InputError
-        from fermm.train.stop import Stop, Stopped, leave
+    from fermm.train.stop import Stop, Stopped, leave
 
     logging.set_verbosity(logging.ERROR)  # orbax tells much that is of no use here
     config = _CONFIG.value.to_dict()
@@ -79,6 +76,10 @@ def main(argv: list[str]) -> None:
     workdir = _WORKDIR.value or Path("runs") / file.stem
     with Stop() as stop:
         try:
+            if _is_finished(config, workdir, file):
+                return
+            with doing("loading JAX and fermm"):
+                from fermm import experiment
             _keep_compiled(config)
             _join_processes()
             experiment.run(config, workdir, stop, program=(file,))
@@ -110,6 +111,22 @@ def main(argv: list[str]) -> None:
                     f"({str(error).splitlines()[0]}); see there"
                 )
             _end_with(error)
+
+
+def _is_finished(config: dict[str, Any], workdir: str | Path, file: Path) -> bool:
+    """Whether nothing is left to do in the run directory, of which it then prints the table.
+
+    Seen before JAX is loaded, which takes seconds, as is whether the config makes sense.
+    """
+    from fermm import finished, settings
+    from fermm.paths import expand
+
+    settings.check(config)
+    if _PROCESSES.value > 1 or config["split_seeds"]:
+        return False
+    workdir = expand(workdir)
+    settings.check_workdir(config, workdir)
+    return finished.show(config, workdir, [expand(file)]) is not None
 
 
 def _without_memory(error: Exception) -> str:

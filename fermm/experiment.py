@@ -6,7 +6,6 @@ What a run directory holds is written down in README.md, "What a run leaves".
 import contextlib
 import csv
 import itertools
-import json
 import os
 import platform
 import time
@@ -28,10 +27,10 @@ from fermm.errors import InputError
 from fermm.evaluate import metrics, table
 from fermm.evaluate import run as run_lib
 from fermm.models import checks
-from fermm.models.fusion import MODALITIES
+from fermm.models.specs import MODALITIES
 from fermm.models.types import shapes
 from fermm.notices import doing
-from fermm.paths import expand, make_directory
+from fermm.paths import REPORT, expand, make_directory
 from fermm.train import checkpoint, devices, loop, partition, steps
 from fermm.train.stop import Stop
 
@@ -42,7 +41,7 @@ class Network(NamedTuple):
     """A network with the variables it has.
 
     Attributes:
-        spec: how to build it, see `fermm.models.building`.
+        spec: how to build it, see `fermm.models.specs`.
         module: the network.
         variables: {"params": ..., "batch_stats": ...}.
         parts: for a fusion whose parts are frozen, these by name; else empty.
@@ -90,7 +89,7 @@ def run(
         return _run_splits(config, workdir, stop, program)
     settings.check_workdir(config, workdir)
     files = [expand(path) for path in program]
-    if (result := _read_finished(config, workdir, files)) is not None:
+    if jax.process_count() == 1 and (result := finished.show(config, workdir, files)) is not None:
         return result
     _check_parts_exist(config, workdir)
     with _doing("checking the networks"):
@@ -124,41 +123,6 @@ def run(
 def _doing(what: str) -> contextlib.AbstractContextManager[None]:
     """Says what is done if it takes long; of several processes, the main one does."""
     return doing(what) if devices.is_main() else contextlib.nullcontext()
-
-
-def _read_finished(
-    config: Mapping[str, Any], workdir: Path, program: Sequence[Path]
-) -> dict[str, Any] | None:
-    """The results of a run of which nothing is left to do, or None."""
-    if jax.process_count() > 1 or not (workdir / finished.FINISHED).is_file():
-        return None
-    with settings.lock(workdir), _doing("looking through what is there"):
-        trained = all(
-            _finished(config, workdir / name / f"seed_{seed}", name)
-            for name in config["networks"]
-            for seed in config["seeds"]
-        )
-        damaged = any(
-            checkpoint.find_damage(directory / position.name)
-            for directory in workdir.glob("*/seed_*/checkpoints")
-            for position in checkpoint.positions(directory)
-        )
-        if not trained or damaged or not finished.is_current(config, workdir, program):
-            return None
-        result = json.loads((workdir / run_lib.METRICS).read_bytes())
-        print(
-            f"{workdir}: finished, nothing to do; without {finished.FINISHED} the report would be "
-            "drawn again",
-            flush=True,
-        )
-        _print_results(config, workdir, run_lib.load(workdir))
-    return result
-
-
-def _print_results(config: Mapping[str, Any], workdir: Path, run: run_lib.Run) -> None:
-    print(f"\n{table.table_2(run).text()}")
-    wrote = run_lib.REPORT if config["report"] else run_lib.METRICS
-    print(f"\nEverything is in {workdir}; see {workdir / wrote}.", flush=True)
 
 
 def _train_all(
@@ -199,6 +163,7 @@ def _evaluate(
 ) -> dict[str, Any]:
     run = run_lib.load(workdir)
     result = run_lib.write_metrics(run)
+    text = table.table_2(run).text()
     failed: dict[str, str] = {}
     if config["report"]:
         # Plotting takes seconds to import, for which errors at the start should not wait.
@@ -207,8 +172,8 @@ def _evaluate(
 
             failed = report.write(run, faces.save_all(workdir / "figures", source, run))
     if not failed:  # else they are drawn again when the run is called again
-        finished.note(config, workdir, program)
-    _print_results(config, workdir, run)
+        finished.note(config, workdir, program, text)
+    finished.print_results(config, workdir, text)
     return result
 
 
@@ -230,7 +195,7 @@ def _run_splits(
     if len(results) > 1 and devices.is_main():
         from fermm.evaluate import compare
 
-        page = workdir / run_lib.REPORT
+        page = workdir / REPORT
         compare.write([run_lib.load(workdir / name) for name in results], page)
         print(f"\nThe splits side by side: {page}", flush=True)
     return results

@@ -11,6 +11,9 @@ from fermm.errors import InputError
 CACHE_DIR = "~/.cache/fermm"
 """Where prepared data sets, compiled programs and unpacked predictors are kept by default."""
 
+METRICS, REPORT = "metrics.json", "report.html"
+"""The results of a run, in its directory."""
+
 
 class NoHomeError(InputError):
     """A path begins with `~`, and this user has no home directory."""

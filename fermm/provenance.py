@@ -24,9 +24,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fermm.models import is_fusion
-from fermm.models.fusion import MODALITIES
 from fermm.models.registry import HEADS, NETWORKS
+from fermm.models.specs import MODALITIES, is_fusion
 
 _PACKAGE = Path(__file__).resolve().parent
 _INSTALLED = {Path(path).resolve() for path in sysconfig.get_paths().values()} - {Path("/")}
@@ -37,7 +36,7 @@ def code_of(spec: Mapping[str, Any], program: Iterable[Path] = ()) -> dict[str, 
     """The digest of each file with code of the user's own that the network of `spec` is made by.
 
     Args:
-        spec: see `fermm.models.building`.
+        spec: see `fermm.models.specs`.
         program: further files that take part, such as that of the config.
 
     Returns:

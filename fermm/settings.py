@@ -1,4 +1,4 @@
-"""The config of a run: whether its fields make sense, and whose run directory it is."""
+"""The config of a run: whether its fields make sense, and whose run directory it is. No JAX."""
 
 import contextlib
 import difflib
@@ -11,19 +11,19 @@ from typing import Any
 
 import filelock
 
-from fermm import models
 from fermm.data import dataset, fer2013, source, splits, synthetic
 from fermm.data.landmarks import METHODS
 from fermm.errors import InputError
+from fermm.models.specs import is_fusion
 from fermm.paths import NoHomeError, expand, whole
-from fermm.train import checkpoint, devices
-from fermm.train.optimizer import SCHEDULES
+from fermm.train import checkpoint
 
 _SCHEDULE_FIELDS = {
     "constant": {"kind"},
     "step": {"kind", "factor", "epochs"},
     "plateau": {"kind", "factor", "patience", "min_delta"},
 }
+PARALLEL = ("none", "batch", "seeds", "cores")  # what they mean: fermm.train.devices
 LOCK = "lock"
 _LOST = "put it back from a copy, or choose another --workdir"
 _SWITCHES = (
@@ -133,7 +133,7 @@ def check(config: Mapping[str, Any]) -> None:
     for field in ("networks", "seeds", "split_seeds"):
         repeated = len(set(config[field])) < len(config[field])
         _require(not repeated, f"config.{field} {config[field]} names something twice")
-    _choice("config.parallel", config["parallel"], devices.KINDS)
+    _choice("config.parallel", config["parallel"], PARALLEL)
     _choice("config.keep", config["keep"], checkpoint.KEEP)
     minutes = config["checkpoint_minutes"]
     _require(minutes > 0, f"config.checkpoint_minutes is {minutes}: a number above 0")
@@ -171,7 +171,7 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def _check_network(where: str, section: Mapping[str, Any]) -> None:
-    fields = _FUSION_FIELDS if models.is_fusion(section) else _NETWORK_FIELDS | {"model"}
+    fields = _FUSION_FIELDS if is_fusion(section) else _NETWORK_FIELDS | {"model"}
     for field in sorted(fields - section.keys()):
         raise InputError(f"{where}.{field} is missing in the config file")
     for field in section.keys() - fields:
@@ -191,7 +191,7 @@ def _check_network(where: str, section: Mapping[str, Any]) -> None:
     for epoch in schedule.get("epochs", ()):
         good = _KINDS["a whole number"](epoch)
         _require(good, f"{where}.schedule.epochs: {_short(epoch)} is not a whole number")
-    _choice(f"{where}.schedule.kind", schedule["kind"], SCHEDULES)
+    _choice(f"{where}.schedule.kind", schedule["kind"], _SCHEDULE_FIELDS)
     for field in sorted(_SCHEDULE_FIELDS[schedule["kind"]] - schedule.keys()):
         raise InputError(
             f"{where}.schedule.{field} is missing, which kind {schedule['kind']!r} needs: "

@@ -66,6 +66,20 @@ def test_a_run_and_the_same_again(tmp_path):
     assert (tmp_path / "run" / "report.html").is_file()
     assert "epoch" not in again.stdout
     assert table in again.stdout
+    # Nothing is left to do: that is seen, and the table printed, without what takes long to load.
+    ask = "import runpy, sys; sys.argv = sys.argv[1:]\n"
+    ask += "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    ask += "finally: print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    once_more = subprocess.run(
+        [sys.executable, "-c", ask, *map(str, (ROOT / "launch.py", *arguments, *run))],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said, _, modules = once_more.stdout.strip().rpartition("\n")
+    assert not {"jax", "flax", "optax", "scipy", "matplotlib"} & set(ast.literal_eval(modules))
+    assert said.splitlines()[0].endswith("without finished.json the report would be drawn again")
+    assert said.endswith(again.stdout[again.stdout.index("Accuracy in percent") :].strip())
 
 
 @pytest.mark.parametrize(

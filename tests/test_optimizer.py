@@ -2,6 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fermm import settings
 from fermm.errors import InputError
 from fermm.train import optimizer
 
@@ -63,3 +64,7 @@ def test_scaling_inside_an_epoch_leaves_the_plateau_alone():
 def test_unknown_schedule():
     with pytest.raises(InputError, match="schedule: kind 'cosine' is unknown; it is one of"):
         optimizer.make(1.0, {"kind": "cosine"}, 1)
+
+
+def test_the_schedules_are_those_that_a_config_may_name():
+    assert set(optimizer.SCHEDULES) == set(settings._SCHEDULE_FIELDS)

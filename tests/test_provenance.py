@@ -179,6 +179,35 @@ def test_one_average_is_of_one_program(program, tmp_path):
     ] * 2
 
 
+WITHOUT_NETWORKS = """
+import sys
+from pathlib import Path
+from fermm import provenance
+from fermm.models import registry
+
+spec = {"model": "nn1", "arguments": {}}
+config = Path(sys.argv[1])
+before = provenance.code_of(spec, [config])
+assert not registry.NETWORKS and "jax" not in sys.modules
+import fermm.models.building
+assert registry.NETWORKS and provenance.code_of(spec, [config]) == before
+print(before)
+"""
+
+
+def test_the_same_before_networks_of_fermm_are_loaded(tmp_path):
+    """As for a finished run, of which nothing but its digests is looked at."""
+    (tmp_path / "own.py").write_text("X = 3\n\n\ndef get_config():\n    pass\n\n\nprint(X)\n")
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_NETWORKS, tmp_path / "own.py"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.startswith("{'own.py': ")
+
+
 SCRIPT = """
 from configs import synthetic
 from fermm import experiment

@@ -23,7 +23,7 @@ from fermm.data import batches
 from fermm.data import synthetic as synthetic_faces
 from fermm.data.source import Source, load
 from fermm.errors import InputError
-from fermm.evaluate import run
+from fermm.evaluate import run, table
 from fermm.train import checkpoint, devices, loop, optimizer, partition, steps
 from trainings import assert_identical, make_task, make_tasks, small_config, without_seconds
 
@@ -435,6 +435,7 @@ def test_a_finished_run_is_read_and_not_drawn_again(finished, tmp_path, monkeypa
     config = small_config(report=True)
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "load", None)  # nor are the data read
+        capsys.readouterr()
         result = experiment.run(config, workdir)
     assert result == json.loads((finished / "metrics.json").read_text())
     assert {p: p.stat().st_mtime_ns for p in before if p.name != "lock"} == {
@@ -442,7 +443,7 @@ def test_a_finished_run_is_read_and_not_drawn_again(finished, tmp_path, monkeypa
     }
     said = capsys.readouterr().out
     assert "finished, nothing to do" in said
-    assert "Accuracy in percent on synthetic faces, one seed." in said
+    assert table.table_2(run.load(workdir)).text() in said
 
     assert finished_lib.is_current(config, workdir, [])
     changes = {
@@ -460,11 +461,23 @@ def test_a_finished_run_is_read_and_not_drawn_again(finished, tmp_path, monkeypa
         "report.html",
         "figures/reliability_image.svg",
         "image/seed_0/predictions_test.npz",
+        "image/seed_0/checkpoints/2/meta.json",
     ):
         content = (workdir / name).read_bytes()
         (workdir / name).write_bytes(content[:-1])
         assert not finished_lib.is_current(config, workdir, []), name
         (workdir / name).write_bytes(content)
+    noted = (workdir / finished_lib.FINISHED).read_text()
+    for before, after in (
+        ("one seed", "two seeds"),  # the table
+        ('"table_digest": "', '"table_digest": "0'),
+        ('"jax": "', '"jax": "0'),
+        ("{", '{"more": 1, '),
+        ("{", "["),
+    ):
+        (workdir / finished_lib.FINISHED).write_text(noted.replace(before, after, 1))
+        assert not finished_lib.is_current(config, workdir, []), after
+    (workdir / finished_lib.FINISHED).write_text(noted)
     assert finished_lib.is_current(config, workdir, [])
     (workdir / "figures" / "reliability_image.svg").unlink()
     assert not finished_lib.is_current(config, workdir, [])

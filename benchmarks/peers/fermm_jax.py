@@ -13,7 +13,7 @@ from configs import paper
 from fermm import models
 from fermm.data import batches
 from fermm.data.landmarks import PUBLISHED_PREDICTOR
-from fermm.models.fusion import MODALITIES
+from fermm.models.specs import MODALITIES
 from fermm.predict import Network
 from fermm.train import checkpoint, devices, loop, optimizer, partition
 from fermm.train import steps as training

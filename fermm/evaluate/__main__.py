@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fermm.errors import InputError
 from fermm.evaluate import compare, report, run, table
-from fermm.paths import expand
+from fermm.paths import REPORT, expand
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
             run.write_metrics(runs[0])
             report.write(runs[0])
             print(table.table_2(runs[0]).text())
-            print(f"\n{runs[0].directory / run.REPORT}: written")
+            print(f"\n{runs[0].directory / REPORT}: written")
     except InputError as error:
         sys.exit(f"fermm.evaluate: {error}")
 

@@ -25,9 +25,8 @@ from matplotlib.patches import FancyBboxPatch
 from fermm import models
 from fermm.data.faces import EMOTIONS
 from fermm.evaluate import figures
-from fermm.models.building import Spec
-from fermm.models.fusion import MODALITIES
 from fermm.models.landmarks import PARTS, PartLayer
+from fermm.models.specs import MODALITIES, Spec
 from fermm.models.types import shapes
 
 # An axis of this size is the batch: a prime that no layer is likely to have as its width.
@@ -60,7 +59,7 @@ def layers(spec: Spec, trained: Collection[str] | None = None) -> list[Layer]:
     A module that calls others, and has no parameters beside theirs, is shown as these.
 
     Args:
-        spec: see `fermm.models.building`.
+        spec: see `fermm.models.specs`.
         trained: paths of the parameters that are trained (`meta["trained"]` of a checkpoint). None
             means all, or of a fusion those of the head, as in the paper.
 
@@ -211,7 +210,7 @@ def save(stem: Path, spec: Spec, caption: str, trained: Collection[str] | None =
 
     Args:
         stem: path of the files, without suffix.
-        spec: see `fermm.models.building`; `meta["spec"]` of a checkpoint.
+        spec: see `fermm.models.specs`; `meta["spec"]` of a checkpoint.
         caption: above the figure, with the numbers of parameters below it.
         trained: as in `layers`; `meta["trained"]` of a checkpoint.
 

@@ -16,7 +16,7 @@ from fermm.evaluate.metrics import METRICS, Predictions
 from fermm.evaluate.run import Modalities, Run, Trained
 from fermm.evaluate.statistics import Compared, Estimate
 from fermm.evaluate.table import interval, points
-from fermm.models.fusion import MODALITIES
+from fermm.models.specs import MODALITIES
 
 RANDOM = 1 / len(EMOTIONS)
 GAP = 0.03  # of training over validation accuracy, beyond which a network counts as overfitted

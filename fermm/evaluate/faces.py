@@ -20,7 +20,7 @@ from fermm.data.landmarks import PARTS
 from fermm.data.source import Source
 from fermm.evaluate.figures import draw, save
 from fermm.evaluate.run import Run
-from fermm.models.fusion import MODALITIES
+from fermm.models.specs import MODALITIES
 from fermm.paths import make_directory
 
 # Lengths are in pixels of the PNG, so that each pixel of a face is a whole number of them.

@@ -22,7 +22,7 @@ from fermm.errors import printable
 from fermm.evaluate import statistics, table
 from fermm.evaluate.metrics import Predictions, confusion_matrix
 from fermm.evaluate.run import Run
-from fermm.models.fusion import MODALITIES
+from fermm.models.specs import MODALITIES
 from fermm.paths import make_directory, whole
 
 History = Sequence[Mapping[str, float]]

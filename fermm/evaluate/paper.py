@@ -9,10 +9,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from fermm import models
-from fermm.models.building import Spec
-from fermm.models.fusion import MODALITIES
-from fermm.models.registry import HEADS, NETWORKS
+from fermm.models import building
+from fermm.models.specs import MODALITIES, Spec, is_fusion
 
 COUNTS = (4953, 547, 5121, 8989, 6077, 4002, 6198)
 WEIGHTS = (1.815, 16.433, 1.755, 1.0, 1.479, 2.246, 1.450)
@@ -26,7 +24,7 @@ class Network(NamedTuple):
         title: how tables and figures call it.
         figure: the number of the figure that shows its architecture.
         accuracy: table 2, by split: accuracy in percent, of one run.
-        spec: how it is built, see `fermm.models.building`.
+        spec: how it is built, see `fermm.models.specs`.
     """
 
     title: str
@@ -98,7 +96,7 @@ def titles(networks: Mapping[str, Network | None]) -> dict[str, str]:
 
 def _complete(spec: Spec) -> dict[str, Any] | None:
     """The spec with the defaults of all arguments; None if nothing is registered by its name."""
-    key, registry = ("head", HEADS) if models.is_fusion(spec) else ("model", NETWORKS)
+    key, registry = ("head", building.HEADS) if is_fusion(spec) else ("model", building.NETWORKS)
     cls = registry.get(spec[key])
     if cls is None:
         return None

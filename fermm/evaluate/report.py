@@ -14,8 +14,9 @@ import numpy as np
 from fermm.data.faces import EMOTIONS
 from fermm.evaluate import architecture, captions, figures, table
 from fermm.evaluate.assess import assess
-from fermm.evaluate.run import REPORT, Run, write_text
+from fermm.evaluate.run import Run, write_text
 from fermm.evaluate.table import Table
+from fermm.paths import REPORT
 
 
 class Panel(NamedTuple):

@@ -17,13 +17,11 @@ from fermm.data import fingerprints, splits
 from fermm.errors import InputError
 from fermm.evaluate import metrics, paper
 from fermm.evaluate.metrics import Predictions
-from fermm.models.fusion import MODALITIES
-from fermm.paths import whole
+from fermm.models.specs import MODALITIES
+from fermm.paths import METRICS, whole
 from fermm.train import checkpoint, loop
 
 SAMPLES = "samples.npz"
-METRICS = "metrics.json"
-REPORT = "report.html"
 
 # What evaluation reads of each file, and its types; a list has entries of the given one.
 _CONFIG: dict[str, Any] = {

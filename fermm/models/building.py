@@ -1,33 +1,23 @@
-"""From a spec to a network.
-
-A spec says how to build a network, in types that JSON has:
-`{"model": "nn1", "arguments": {...}}`, or, for a fusion,
-`{"head": "decision", "arguments": {...}, "image": spec, "landmarks": spec}`.
-"""
+"""From a spec, see `fermm.models.specs`, to a network."""
 
 import difflib
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 import flax.linen as nn
 
+import fermm.models.image
+import fermm.models.landmarks  # noqa: F401, both register a network of fermm's own
 from fermm.errors import InputError
-from fermm.models.fusion import MODALITIES, Fusion
+from fermm.models.fusion import Fusion
 from fermm.models.registry import HEADS, NETWORKS
-
-Spec = Mapping[str, Any]
-
-
-def is_fusion(spec: Spec) -> bool:
-    """Whether the spec, or a network's config section, describes a fusion."""
-    return "head" in spec
+from fermm.models.specs import MODALITIES, Spec, is_fusion
 
 
 def build(spec: Spec, trained: Collection[str] | None = None, *, plain: bool = False) -> nn.Module:
     """The network that `spec` describes.
 
     Args:
-        spec: see the module's docstring.
+        spec: see `fermm.models.specs`.
         trained: paths of the parameters that will be trained, None for all. A part of a fusion of
             which none is trained passes no gradient.
         plain: build it of operations that `jax.export` (with a symbolic number of faces) and

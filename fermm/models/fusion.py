@@ -10,9 +10,8 @@ import jax.numpy as jnp
 from fermm.models.checks import require_sizes
 from fermm.models.layers import glorot_uniform
 from fermm.models.registry import register_head
+from fermm.models.specs import MODALITIES
 from fermm.models.types import Inputs, Outputs
-
-MODALITIES = ("image", "landmarks")
 
 
 class Fusion(nn.Module):

@@ -1,14 +1,18 @@
-"""Networks and heads by name, so that a config or a checkpoint can name them."""
+"""Networks and heads by name, so that a config or a checkpoint can name them.
+
+fermm's own are among them once `fermm.models.building` has been imported. This module needs no JAX.
+"""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import flax.linen as nn
+if TYPE_CHECKING:
+    import flax.linen as nn
 
-T = TypeVar("T", bound=type[nn.Module])
+T = TypeVar("T", bound="type[nn.Module]")
 
-NETWORKS: dict[str, type[nn.Module]] = {}
-HEADS: dict[str, type[nn.Module]] = {}
+NETWORKS: dict[str, "type[nn.Module]"] = {}
+HEADS: dict[str, "type[nn.Module]"] = {}
 
 
 def register(name: str) -> Callable[[T], T]:
@@ -24,7 +28,7 @@ def register_head(name: str) -> Callable[[T], T]:
     return lambda cls: _register(HEADS, name, cls)
 
 
-def _register(registry: dict[str, type[nn.Module]], name: str, cls: T) -> T:
+def _register(registry: dict[str, "type[nn.Module]"], name: str, cls: T) -> T:
     known = registry.get(name)
     # The same file may be imported twice (a config is, under another module name).
     if known is not None and known.__qualname__ != cls.__qualname__:

@@ -11,7 +11,8 @@ loss, the last position, and, while training goes on, the one before it. In each
 - `checksums.json`: size and SHA-256 of every other file; written last. In a checkpoint from which
   nobody can go on (see `reduce`), `training` stands there as null.
 
-docs/design.md has the whole of the format.
+docs/design.md has the whole of the format. JAX, Flax and Orbax are imported where they are used:
+looking through the checkpoints of a finished run needs none of them.
 """
 
 import concurrent.futures
@@ -25,13 +26,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from flax import traverse_util
 
 from fermm.errors import InputError
 from fermm.paths import bring_all_to_disk, bring_to_disk, whole
-from fermm.train import devices
 
 FORMAT = 4
 WHICH = ("last", "best")
@@ -85,6 +83,8 @@ class Writer:
     """
 
     def __init__(self, directories: Sequence[Path]) -> None:
+        import jax
+
         self._directories = [directory.absolute() for directory in directories]
         # Processes that write together must do so in the same order.
         at_once = len(directories) if jax.process_count() == 1 else 1
@@ -95,6 +95,8 @@ class Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        from fermm.train import devices
+
         try:
             # An error on the way out is of interest only if there is no other.
             with contextlib.suppress(*([Exception] if kind else [])):
@@ -131,6 +133,10 @@ class Writer:
 
 
 def _write(directory: Path, position: Position, checkpoint: Checkpoint) -> None:
+    import jax
+
+    from fermm.train import devices
+
     aside = directory / f"{position.name}.writing"
     trees = {"variables": checkpoint.variables, "training": checkpoint.training}
     try:
@@ -231,7 +237,10 @@ def _validation_loss(path: Path) -> float:
 
 def _write_arrays(path: Path, tree: Any) -> None:
     """Writes NumPy arrays; of several processes, each its part of all that are large enough."""
-    import orbax.checkpoint as ocp  # takes a second, which a finished run can do without
+    import jax
+    import orbax.checkpoint as ocp
+
+    from fermm.train import devices
 
     everyone = set(range(jax.process_count()))
     options = ocp.options.MultiprocessingOptions(
@@ -483,6 +492,7 @@ def _damaged(path: Path, damage: str) -> InputError:
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
+    import jax
     import orbax.checkpoint as ocp
 
     # The handler itself: a Checkpointer warns that a part of a checkpoint is not a whole one.
@@ -504,6 +514,8 @@ def check_tree(expected: Mapping[str, Any], found: Mapping[str, Any], where: str
         InputError: they differ; the message lists what is missing, left over, or of another shape
             or type.
     """
+    from flax import traverse_util
+
     want = {k: _kind(v) for k, v in traverse_util.flatten_dict(expected, sep="/").items()}
     have = {k: _kind(v) for k, v in traverse_util.flatten_dict(found, sep="/").items()}
     problems = []

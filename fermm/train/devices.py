@@ -21,7 +21,6 @@ from fermm.errors import InputError
 
 _T = TypeVar("_T", bound=Callable[..., Any])
 
-KINDS = ("none", "batch", "seeds", "cores")
 _AXIS = "devices"
 
 
