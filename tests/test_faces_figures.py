@@ -222,6 +222,8 @@ def test_faces_that_all_get_wrong_and_those_that_a_fusion_wins_and_loses(drawn, 
     assert figures.save_all(tmp_path / "figures", drawn, made) == {}
     sheet = pixels(tmp_path / "figures" / "won_and_lost_both.png")
     assert sheet.shape == (20 + 6 * (44 + 144 + 76), 1480)
+    # Each is a picture of its own in the SVG, not all together one that is made coarser.
+    assert (tmp_path / "figures" / "won_and_lost_both.svg").read_text().count("<image") == 6
     # The first face stands below its title, three pixels for one.
     cell = sheet[54 : 54 + 144, 20 : 20 + 144].astype(int)
     expected = faces.images[test[0]].repeat(3, 0).repeat(3, 1)

@@ -380,6 +380,10 @@ def save_sheet(stem: Path, source: Source, strips: Sequence[Strip]) -> None:
         heights.append((44 if strip.title else 0) + used * (_FACE + below))
     height = _EDGE + sum(heights)
     figure = Figure(figsize=(_WIDTH / _PER_INCH, height / _PER_INCH))
+    # One for all faces, in pixels: to make one for each takes as long as to draw the sheet.
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, _WIDTH), ylim=(height, 0))
+    axes.set_axis_off()
+    figure.suppressComposite = True  # else the SVG would have one picture of all, made coarse
     order = np.argsort(source.faces.rows)
     top = 10
     for strip, used in zip(shown, heights, strict=True):
@@ -393,11 +397,7 @@ def save_sheet(stem: Path, source: Source, strips: Sequence[Strip]) -> None:
         for i, (index, given) in enumerate(zip(at, strip.given, strict=False)):
             x = _EDGE + (i % _SHEET) * (_FACE + gap)
             bottom = y + (i // _SHEET) * (_FACE + below) + _FACE
-            axes = figure.add_axes(
-                (x / _WIDTH, 1 - bottom / height, _FACE / _WIDTH, _FACE / height), label=f"{y} {i}"
-            )
-            axes.set_axis_off()
-            _show(axes, source.faces.images[index])
+            _show(axes, source.faces.images[index], (x, x + _FACE, bottom, bottom - _FACE))
             label = EMOTIONS[source.faces.labels[index]]
             words: dict[str, Any] = {"ha": "center", "va": "top", "size": 8}
             middle = (x + _FACE / 2) / _WIDTH
@@ -448,10 +448,23 @@ def _cells(
     return figure, [[cell(row, column) for column in range(columns)] for row in range(rows)]
 
 
-def _show(axes: Axes, image: np.ndarray) -> None:
-    """Draws a face, uint8 (48, 48)."""
+def _show(
+    axes: Axes, image: np.ndarray, extent: tuple[float, float, float, float] | None = None
+) -> None:
+    """Draws a face, uint8 (48, 48), as all of the axes, or from `left, right, bottom, top`."""
+    limits = axes.axis()
     # The cell is a square already; aspect="equal" would fit it anew and could round it.
-    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+    axes.imshow(
+        image,
+        cmap="gray",
+        vmin=0,
+        vmax=255,
+        interpolation="nearest",
+        aspect="auto",
+        extent=extent,
+    )
+    if extent:
+        axes.axis(limits)
 
 
 def _mark(axes: Axes, points: np.ndarray) -> list[Any]:
