@@ -453,6 +453,10 @@ def sheet(data: Data, strips: Sequence[Strip]) -> Figure:
         heights.append((44 if strip.title else 0) + used * (size + below))
     height = _EDGE + sum(heights)
     figure = Figure(figsize=(_WIDTH / _PER_INCH, height / _PER_INCH))
+    # One for all pictures, in pixels: to make one for each takes as long as to draw the sheet.
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, _WIDTH), ylim=(height, 0))
+    axes.set_axis_off()
+    figure.suppressComposite = True  # else the SVG would have one picture of all, made coarse
     order = np.argsort(data.samples.rows)
     top = 10
     for strip, used in zip(shown, heights, strict=True):
@@ -465,11 +469,7 @@ def sheet(data: Data, strips: Sequence[Strip]) -> Figure:
         for i, (index, given) in enumerate(zip(at, strip.given, strict=False)):
             x = _EDGE + (i % _SHEET) * (size + gap)
             bottom = y + (i // _SHEET) * (size + below) + size
-            axes = figure.add_axes(
-                (x / _WIDTH, 1 - bottom / height, size / _WIDTH, size / height), label=f"{y} {i}"
-            )
-            axes.set_axis_off()
-            _show(axes, data, index)
+            _show(axes, data, index, (x, bottom - size, size))
             label = names[data.samples.labels[index]]
             words: dict[str, Any] = {"ha": "center", "va": "top", "size": 8}
             middle = (x + size / 2) / _WIDTH
@@ -528,15 +528,37 @@ def _cells(
     return figure, [[cell(row, column) for column in range(columns)] for row in range(len(titled))]
 
 
-def _show(axes: Axes, data: Data, index: int) -> None:
-    """Draws the picture of a sample."""
+def _show(
+    axes: Axes, data: Data, index: int, square: tuple[float, float, float] | None = None
+) -> None:
+    """Draws the picture of a sample.
+
+    Args:
+        axes: what it is drawn on.
+        data: has the pictures.
+        index: of the sample.
+        square: left, top and size of the square of the axes in which it is centred; None makes a
+            square of the axes, whose units are then the picture's pixels.
+    """
     (height, width), side = data.size, max(data.size)
+    extent = None
+    if square is not None:
+        left, top, size = square
+        x, y, scale = left + size / 2, top + size / 2, size / side / 2
+        extent = (x - width * scale, x + width * scale, y + height * scale, y - height * scale)
     # The cell is a square already; aspect="equal" would fit it anew and could round it.
     axes.imshow(
-        data.picture(index), cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto"
+        data.picture(index),
+        cmap="gray",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+        aspect="auto",
+        extent=extent,
     )
-    x, y = (width - 1) / 2, (height - 1) / 2
-    axes.set(xlim=(x - side / 2, x + side / 2), ylim=(y + side / 2, y - side / 2))
+    if square is None:
+        x, y = (width - 1) / 2, (height - 1) / 2
+        axes.set(xlim=(x - side / 2, x + side / 2), ylim=(y + side / 2, y - side / 2))
 
 
 def _mark(axes: Axes, points: np.ndarray, size: tuple[int, int]) -> list[Any]:
