@@ -112,7 +112,10 @@ def test_every_example_of_an_extension(tmp_path):
     assert "feature_fusion, seed 0" in outputs[0]
     assert "gated_fusion, seed 0  epoch  2/2" in outputs[1]
     assert "gated_fusion, seed 0  epoch  2/2" in outputs[2]
-    assert "fusion: head 'gated' over image, landmarks, hog; reads images, landmarks" in outputs[3]
+    assert (
+        "fusion: head 'gated' over hog, image, landmarks; reads hog, images, landmarks"
+        in outputs[3]
+    )
     assert (tmp_path / "runs" / "gated" / "figures" / "architecture_gated_fusion.svg").is_file()
     assert "upside_down" in (tmp_path / "runs" / "upside_down" / "report.html").read_text()
     shown = run([sys.executable, "-c", use_gated])

@@ -55,7 +55,7 @@ def assert_prepared(directory, images, labels, usage) -> None:
     assert isinstance(streamed.features["images"], stream.Column)
     np.testing.assert_array_equal(streamed.features["images"][::-7], images[::-7])
     source = beam.tfds.builder_from_directory(directory).as_data_source("full")
-    quality = [source[i]["quality"] for i in range(0, len(images), 100)]
+    quality = [source[i]["landmark_quality"] for i in range(0, len(images), 100)]
     expected = landmarks.quality(images[::100], landmarks.extract(images[::100]))
     np.testing.assert_array_equal(quality, expected)
 
