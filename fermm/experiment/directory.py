@@ -58,7 +58,7 @@ def check(config: Config, directory: RunDirectory) -> None:
         )
     if directory.config.is_file():
         there = rundir.read_json(directory.config, _LOST)
-        for field, old, new in _differences(there, config):
+        for field, old, new in _differences(there, config, directory):
             raise InputError(
                 f"{path}: a run with another config: config.{field} is {config_lib.short(old)} "
                 f"there and {config_lib.short(new)} now; choose another --workdir, or the same "
@@ -70,19 +70,22 @@ def check(config: Config, directory: RunDirectory) -> None:
         )
 
 
-def _differences(there: Mapping[str, Any], config: Config) -> Iterable[tuple[str, Any, Any]]:
+def _differences(
+    there: Mapping[str, Any], config: Config, directory: RunDirectory
+) -> Iterable[tuple[str, Any, Any]]:
     """The fields by which a noted config differs from this one in what may not differ."""
     with contextlib.suppress(InputError):  # of another version, or damaged: compared as it is
         there = run_config.read(there).to_dict()
     now = json.loads(json.dumps(config.to_dict()))
     networks = {*config.networks, *config.others}
+    begun = {own.path.parent.name for own in directory.seeds()}
     for field, old, new in config_lib.differences(json.loads(json.dumps(there)), now):
         name, _, rest = field.partition(".")
         added_or_removed = (
             not rest and (old is None or new is None) and isinstance(old or new, dict)
         )
         free = any(field == each or field.startswith(f"{each}.") for each in _MAY_DIFFER)
-        free |= name in networks and rest in _MAY_DIFFER_OF_NETWORKS
+        free |= name in networks and (rest in _MAY_DIFFER_OF_NETWORKS or name not in begun)
         if not free and not added_or_removed:
             yield field, old, new
 

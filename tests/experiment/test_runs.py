@@ -486,6 +486,15 @@ def test_a_config_that_makes_no_sense_is_refused(finished, changes, message):
     assert (finished / "config.json").read_text() == before
 
 
+def test_the_config_of_a_network_may_change_until_its_training_has_begun(tmp_path):
+    networks = ("landmarks",)
+    experiment.run(small_config(networks=networks), tmp_path)
+    experiment.run(small_config(networks=networks, image__learning_rate=0.5), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["image"]["learning_rate"] == 0.5
+    with pytest.raises(InputError, match=r"config.landmarks.learning_rate is .* and 0.5 now"):
+        experiment.run(small_config(networks=networks, landmarks__learning_rate=0.5), tmp_path)
+
+
 def test_other_data_in_the_same_run_directory_is_refused(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     data = json.loads((finished / "data.json").read_text())
