@@ -7,8 +7,11 @@ FER+ (Barsoum et al., 2016, https://arxiv.org/abs/1608.01041) relabels FER2013's
         --config.data.votes fer2013new.csv --workdir runs/ferplus
 
 Labels are the emotion with more than half of the votes, the split is the challenge's own. With
-`--config.data.labels=votes` networks are trained on the distribution of the votes. See
-docs/results.md for what came out.
+`--config.data.labels=votes` networks are trained on the distribution of the votes.
+
+Expect (test accuracy in percent): image 67.3 (one seed), landmarks 62.5 +- 2.2, fusion of decisions
+69.2 +- 0.2, fusion of features 70.0 +- 0.3 (three seeds each); about as long as `configs/paper.py`.
+See docs/results.md.
 """
 
 from ml_collections import ConfigDict
