@@ -283,7 +283,7 @@ def predictor(tmp_path):
 
 
 def test_the_run_directory_of_another_config(tmp_path):
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "landmarks" / "seed_0").mkdir(parents=True)
     config = synthetic.get_config().to_dict()
     config["landmarks"]["epochs"] = 99
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
@@ -301,6 +301,8 @@ def test_a_network_whose_name_begins_like_a_field_that_may_differ(tmp_path):
     rundir.write_json(tmp_path / "config.json", config)
     directory_lib.check(run_config.read(config | {"parallel": "batch"}), RunDirectory(tmp_path))
     config["parallel_net"] = config["landmarks"] | {"epochs": 4}
+    directory_lib.check(run_config.read(config), RunDirectory(tmp_path))  # not begun: it may
+    (tmp_path / "parallel_net" / "seed_0").mkdir(parents=True)
     with pytest.raises(InputError, match=r"config.parallel_net.epochs is 3 there and 4 now"):
         directory_lib.check(run_config.read(config), RunDirectory(tmp_path))
 
