@@ -24,6 +24,7 @@ def peer():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("network", "seeds"), [("landmarks", 1), ("landmarks", 2)])
 def test_what_is_timed_is_training(peer, network, seeds):
     assert peer.start(network, batch_size=8, seeds=seeds) > 0
@@ -38,6 +39,7 @@ def test_what_is_timed_is_training(peer, network, seeds):
     assert len(peer.predict_seconds(3, 4)) == 4
 
 
+@pytest.mark.slow
 def test_a_fusion_is_timed_on_kept_outputs(peer):
     peer.start("feature_fusion", batch_size=8)
     assert peer.once() > 0

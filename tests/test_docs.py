@@ -18,7 +18,7 @@ from fermm.experiment.config import MemberConfig, NetworkConfig, default_of
 from fermm.faces import EMOTIONS
 
 ROOT = pathlib.Path(__file__).parent.parent
-FEW = ["--config.data.arguments.count=200", "--config.image.arguments.hidden=8"]
+FEW = ["--config.data.arguments.count=330", "--config.image.arguments.hidden=16"]
 FEW += [f"--config.{n}.epochs=1" for n in ("image", "landmarks", "decision_fusion")]
 FEW += ["--config.feature_fusion.epochs=1"]
 
@@ -105,7 +105,7 @@ def test_every_example_of_an_extension(tmp_path):
         if "upside_down.py" in arguments:
             few = ["--config.data.arguments.count=800", "--config.landmarks.epochs=2"]
         elif "gated.py" in arguments:
-            few = ["--config.data.arguments.count=200", "--config.gated_fusion.epochs=2"]
+            few = ["--config.data.arguments.count=330", "--config.gated_fusion.epochs=2"]
         if not {"runs/gated", "runs/upside_down"} & {*arguments}:  # reports take time
             few = [*few, "--config.report=False"]
         outputs.append(run([sys.executable, ROOT / "launch.py", *arguments, *few]))

@@ -42,7 +42,7 @@ def launch(*arguments, cwd=None, **environment):
 
 
 SMALL = (
-    "--config.data.arguments.count=200",
+    "--config.data.arguments.count=330",
     "--config.networks=('landmarks',)",
     "--config.landmarks.epochs=1",
 )
@@ -62,7 +62,7 @@ def test_a_run_and_the_same_again(tmp_path):
     assert "\nlandmarks " in table
     assert "paper" not in table  # whose numbers are of other faces
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["data"]["arguments"]["count"] == 200
+    assert config["data"]["arguments"]["count"] == 330
     assert not (tmp_path / "run" / "report.html").exists()
     again = launch(*arguments, *run, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
@@ -319,11 +319,12 @@ def test_more_data_than_memory(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_larger_network_than_memory(tmp_path):
     result = launch(
         "--config.landmarks.arguments.hidden=(1000000, 1000000)",
         "--config.networks=('landmarks',)",
-        "--config.data.arguments.count=300",
+        "--config.data.arguments.count=330",
         "--workdir",
         tmp_path / "run",
     )
@@ -383,7 +384,7 @@ def test_how_many_seeds_are_trained_at_once_may_differ(tmp_path):
 def test_nobody_reads_what_it_says(tmp_path):
     read, write = os.pipe()
     os.close(read)
-    arguments = ["--config.data.arguments.count=300", "--workdir", str(tmp_path / "run")]
+    arguments = ["--config.data.arguments.count=330", "--workdir", str(tmp_path / "run")]
     command = [sys.executable, str(ROOT / "launch.py"), *arguments]
     result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
@@ -444,6 +445,7 @@ def test_every_field_of_the_shipped_configs_is_explained(config):
         assert explained[path], path
 
 
+@pytest.mark.slow
 def test_a_field_that_the_file_leaves_out_can_be_set(tmp_path):
     """Also below a section that is not there, and where its kind decides what it is."""
     (tmp_path / "short.py").write_text(

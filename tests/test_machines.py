@@ -39,6 +39,7 @@ assert jax.numpy.zeros(1).dtype == "float64"  # for the program itself it stays 
 """
 
 
+@pytest.mark.slow
 def test_with_x64_a_run_has_the_same_bits(finished, tmp_path):
     """It is trained, goes on after a lost checkpoint, and is restored."""
     run = subprocess.run(

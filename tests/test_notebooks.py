@@ -68,6 +68,7 @@ def test_a_notebook_is_kept_without_outputs(name):
             assert cell.execution_count is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs(executed, name):
     notebook, error = executed[name]

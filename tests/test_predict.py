@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 import fermm
-from configs import paper, synthetic
+from configs import paper
 from fermm import experiment, predict, rundir
 from fermm.data import synthetic as drawn
 from helpers.predictors import train_predictor
+from helpers.trainings import FACES, small_config
 
 NETWORKS = ("image", "landmarks", "decision_fusion", "feature_fusion")
 
@@ -27,29 +28,23 @@ NETWORKS = ("image", "landmarks", "decision_fusion", "feature_fusion")
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """A run of two seeds; in the first, the best epoch of the landmark network is not the last."""
-    config = synthetic.get_config()
-    config.data.arguments.count = 150
-    config.image.arguments.hidden = 8
-    config.seeds = (0, 1)
-    config.report = False
-    for name in config.networks:
-        config[name].epochs = 1
-    config.landmarks.epochs = 2
-    # Far too much: the validation loss goes up again.
-    config.landmarks.learning_rate = 1.0
+    # Too much for the landmark network: the validation loss goes up again.
+    once = {f"{name}__epochs": 1 for name in NETWORKS if name != "landmarks"}
+    config = small_config(seeds=(0, 1), landmarks__learning_rate=0.05, **once)
     path = tmp_path_factory.mktemp("predict") / "run"
-    experiment.run(config.to_dict(), path)
+    experiment.run(config, path)
     return path
 
 
 @pytest.fixture(scope="module")
 def samples():
-    return drawn.draw(150, 0)
+    return drawn.draw(FACES, 0)
 
 
 @pytest.fixture(scope="module")
 def faces(samples):
-    return types.SimpleNamespace(labels=samples.labels, **samples.features)
+    some = samples.take(np.arange(150))
+    return types.SimpleNamespace(labels=some.labels, **some.features)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -343,6 +338,7 @@ def test_apply_refuses_images_that_are_divided_already(workdir, faces, name):
 # ---- The network as an object
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "width"), [("image", 16), ("decision_fusion", 14)])
 def test_features_are_what_the_last_layer_decides_from(workdir, faces, name, width):
     network = fermm.restore(workdir, name, 0)
@@ -503,6 +499,7 @@ def test_landmarks_from_a_file_are_not_found_by_a_predictor(own, monkeypatch):
         network.predict(images)
 
 
+@pytest.mark.slow
 @needs_predictor
 def test_parts_that_read_other_landmarks_are_refused(own, tmp_path, monkeypatch):
     folder, _ = own

@@ -33,6 +33,7 @@ def test_the_papers_data(tmp_path_factory):
     assert data.splits["train"][:5].tolist() == [34412, 10642, 13453, 14843, 30120]
 
 
+@pytest.mark.slow
 def test_two_epochs_of_the_landmark_network_and_a_fusion_on_it(tmp_path_factory, tmp_path):
     few = config(tmp_path_factory)
     few.networks = ("image", "landmarks", "feature_fusion")

@@ -22,6 +22,7 @@ from fermm.experiment.outputs import saying
 from fermm.experiment.plan import Job
 from fermm.paths import expand
 from fermm.rundir import RunDirectory
+from fermm.samples import Feature
 from fermm.train import devices
 from fermm.train.stop import Stop
 
@@ -68,16 +69,20 @@ def run(
     with saying("checking the networks"):
         inputs = plan.inputs_of(parsed, directory)
         known = describe(parsed.run.data)
+        expected, jobs = None, []
         if known is not None:  # before hours of work, and before the data are read
-            _plan(parsed, directory, files, known)
+            expected = (*known, parsed.run.data.labels == "votes")
+            jobs = _plan(parsed, directory, files, *expected)
     training.check_layouts(parsed, directory)
     with devices.main_first("read the data"), saying("reading the data"):  # or preparing them
         source = load(parsed.run.data, inputs)  # bad data leave no directory
-        found = (source.samples.described, source.samples.classes)
-        jobs = _plan(parsed, directory, files, found, source.samples.targets is not None)
+        samples = source.samples
+        found = (samples.described, samples.classes, samples.targets is not None)
+        if found != expected:  # tracing the training steps takes seconds: not twice for the same
+            jobs = _plan(parsed, directory, files, *found)
         if devices.is_main():
-            samples = leakage.describe_samples(source)
-            leakage.refuse_seen(samples, jobs)
+            described = leakage.describe_samples(source)
+            leakage.refuse_seen(described, jobs)
             leakage.refuse_other_landmarks(jobs, directory, parsed.run.seeds, source)
     devices.require_same("data: see to config.data.path on every host", source.identity)
     with contextlib.ExitStack() as stack:
@@ -87,9 +92,9 @@ def run(
                 directory_lib.check(parsed, directory)  # another run may have been there since
                 directory_lib.claim(parsed, source, directory)
                 _describe(source, jobs)
-                if source.samples.rejected or parsed.run.data.on_error == "quarantine":
-                    write_rejected(directory.rejected, parsed.run.data.path, source.samples)
-                rundir.write_samples(directory.samples, samples)
+                if samples.rejected or parsed.run.data.on_error == "quarantine":
+                    write_rejected(directory.rejected, parsed.run.data.path, samples)
+                rundir.write_samples(directory.samples, described)
         debugging = parsed.run.debug_nans
         # Of compiled functions JAX names the outermost loop at best.
         with jax.debug_nans(debugging), jax.disable_jit(debugging):
@@ -102,12 +107,10 @@ def _plan(
     config: Config,
     directory: RunDirectory,
     program: Sequence[Path],
-    described: Any,
-    distributions: bool | None = None,
+    features: Mapping[str, Feature],
+    classes: Sequence[str],
+    distributions: bool,
 ) -> list[Job]:
-    features, classes = described
-    if distributions is None:
-        distributions = config.run.data.labels == "votes"
     jobs = plan.make(
         config, directory, program, features, len(classes), distributions=distributions
     )

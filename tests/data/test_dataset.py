@@ -326,6 +326,7 @@ def test_a_terminal_sees_bars(source, tmp_path, monkeypatch, capfd):
     assert "Generating" not in err  # TFDS's own bars
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("FERMM_FER2013" not in os.environ, reason="needs FER2013")
 def test_the_real_data(tmp_path):
     path, cache = os.environ["FERMM_FER2013"], os.environ.get("FERMM_CACHE", tmp_path)

@@ -116,6 +116,7 @@ def test_no_images_have_no_landmarks():
     assert landmarks.extract(np.zeros((0, 48, 48), np.uint8)).shape == (0, 68, 2)
 
 
+@pytest.mark.slow
 @needs_predictor
 def test_processes_do_not_change_the_result_and_progress_ends_at_the_total():
     images = blobs(2 * landmarks._MIN_PER_WORKER + 1)

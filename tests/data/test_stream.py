@@ -353,6 +353,7 @@ def test_a_column_of_some_rows(faces, drawn):
     np.testing.assert_array_equal(column.at(np.array([4, 2]))[:], two)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("FERMM_FER2013" not in os.environ, reason="needs FER2013")
 def test_an_epoch_of_the_real_data(tmp_path_factory):
     cache = os.environ.get("FERMM_CACHE") or str(tmp_path_factory.getbasetemp())

@@ -208,6 +208,7 @@ print(sorted(heavy), above, file=sys.stderr)
 """
 
 
+@pytest.mark.slow
 def test_a_report_is_made_again_without_jax_and_without_what_trains(written):
     """The drawings of the networks are there, as the run leaves them."""
     for name in animals.SPECS:

@@ -55,6 +55,7 @@ def test_a_run_tells_what_it_set_aside(tmp_path, capsys):
         experiment.run(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_that_streams_is_the_run_in_memory(tmp_path, workers):
     directory = dataset.write(synthetic.draw(300, seed=0), tmp_path / "cache", "drawn")

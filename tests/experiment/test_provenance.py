@@ -145,6 +145,7 @@ def test_of_what_is_in_the_package_nothing_counts():
             assert provenance.code_of(spec, [ROOT / "configs" / f"{name}.py"]) == {}
 
 
+@pytest.mark.slow
 def test_one_average_is_of_one_program(program, tmp_path):
     def config(*seeds, **changes):
         made = small_config(networks=("image", "landmarks"), seeds=seeds)

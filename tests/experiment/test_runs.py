@@ -48,6 +48,7 @@ def test_order_is_a_permutation_and_a_function_of_its_arguments():
     assert batches.order(0, 0, 6).tolist() == [0, 2, 1, 5, 4, 3]
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_of_one_of_several_seeds_changes_no_bit(tmp_path, monkeypatch):
     config = small_config(networks=("landmarks",), seeds=(0, 1))
     experiment.run(config, tmp_path)
@@ -137,6 +138,7 @@ def test_copies_are_found_in_the_training_part():
     assert samples.of("validation").rows.tolist() == [5, 6]
 
 
+@pytest.mark.slow
 def test_what_modalities_do_is_what_the_networks_say(finished):
     config = small_config()
     drawn = load(run_config.read(config).run.data)
@@ -160,6 +162,7 @@ def test_what_modalities_do_is_what_the_networks_say(finished):
             assert found.shuffled[part].shape == (10, 33)
 
 
+@pytest.mark.slow
 def test_split_seeds_make_a_run_each(tmp_path):
     config = small_config(networks=("landmarks",), landmarks__epochs=1, split_seeds=(0, 3))
     result = experiment.run(config, tmp_path / "splits")
@@ -227,6 +230,7 @@ def test_another_seed_gives_another_network(finished, tmp_path):
     assert np.abs(first - other).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_kept_outputs_train_the_same_head_as_the_direct_way(finished, tmp_path):
     changes = {f"{f}__run": str(finished) for f in ("decision_fusion", "feature_fusion")}
     changes |= {f"{f}__reuse_frozen_outputs": False for f in ("decision_fusion", "feature_fusion")}
@@ -334,6 +338,7 @@ def test_a_finished_run_is_read_and_not_drawn_again(finished, tmp_path, monkeypa
     assert not is_current(config, workdir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["restore", "last"])
 def test_only_what_restoring_needs_is_kept(finished, tmp_path, monkeypatch, keep):
     workdir = tmp_path / "run"
@@ -362,6 +367,7 @@ def test_only_what_restoring_needs_is_kept(finished, tmp_path, monkeypatch, keep
     assert_identical(expected.variables, fused.variables)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_without_the_state_of_its_optimiser(finished, tmp_path):
     """Nothing can go on from those that are left: it is trained anew, to the same bits."""
     config = small_config(networks=("landmarks",), keep="restore")
@@ -392,6 +398,7 @@ def test_a_network_with_a_section_of_its_own_can_be_added(finished, tmp_path):
     assert result["decision_fusion"] == before["decision_fusion"]
 
 
+@pytest.mark.slow
 def test_fine_tuning_trains_what_the_patterns_name(finished, tmp_path):
     config = small_config(
         networks=("feature_fusion",),
@@ -416,6 +423,7 @@ def test_fine_tuning_trains_what_the_patterns_name(finished, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_running_statistics_stay_where_normalisation_is_not_trained(finished, tmp_path):
     config = small_config(
         networks=("feature_fusion",),
@@ -625,6 +633,7 @@ def test_a_part_that_is_not_trained_to_its_end_is_refused(finished, tmp_path):
         experiment.run(config, tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_a_fusion_does_not_go_on_with_other_parts(finished, tmp_path, epoch):
     """Neither to train nor, trained to its end, to predict."""

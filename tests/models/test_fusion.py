@@ -48,6 +48,7 @@ GOLDEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", GOLDEN)
 def test_the_papers_fusions_are_as_they_were(head):
     magnitude, expected, trained = GOLDEN[head]
@@ -62,6 +63,7 @@ def test_the_papers_fusions_are_as_they_were(head):
     np.testing.assert_allclose(outputs.logits[0], trained, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_three_members_of_two_features():
     module = models.build(fusion(image=IMAGE, points=LANDMARKS, few=SMALLER))
     variables = init(module)
@@ -97,6 +99,7 @@ def test_decisions_of_three_members():
     ).any()
 
 
+@pytest.mark.slow
 def test_a_fusion_as_a_member():
     inner = fusion("decision", image=IMAGE, landmarks=SMALLER)
     module = models.build(fusion(pair=inner, points=LANDMARKS))
@@ -122,6 +125,7 @@ def test_a_fusion_as_a_member():
     assert check_network(module, FEATURES, 7)
 
 
+@pytest.mark.slow
 def test_what_is_frozen_of_nested_fusions():
     pair = fusion("decision", image=IMAGE, landmarks=SMALLER)
     spec = fusion("decision", pair=pair, points=LANDMARKS)

@@ -135,6 +135,7 @@ def test_pooling_equals_a_reduced_window_with_its_gradient_also_at_ties(stride, 
     np.testing.assert_allclose(pull(cotangent)[0], expected_pull(cotangent)[0], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 16, 37])
 def test_without_training_the_image_network_is_the_same(count):
     """In pieces of 16 faces, the rest by itself; logits and gradients as in training, ties too."""
@@ -156,6 +157,7 @@ def test_without_training_the_image_network_is_the_same(count):
     )
 
 
+@pytest.mark.slow
 def test_a_face_has_the_same_logits_whoever_is_beside_it():
     data = face_inputs(40)
     module = models.build(SMALL["image"])
@@ -166,6 +168,7 @@ def test_a_face_has_the_same_logits_whoever_is_beside_it():
         np.testing.assert_allclose(some, whole[np.array(rows)], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(SMALL))
 def test_the_plain_form_is_exported_for_any_number_of_faces(name):
     module, plain = models.build(SMALL[name]), models.build(SMALL[name], plain=True)

@@ -175,6 +175,7 @@ def test_gradients(name):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_epoch_of_training(name):
     """Parameters, running statistics and Keras's running figures, partial last batch included."""

@@ -175,6 +175,7 @@ def test_an_altered_meta_is_told_before_it_is_used(directory, which):
         rundir.read_meta(directory / "3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["2", "2 and 1"])
 def test_a_run_goes_on_from_the_one_before_to_the_same_bits(tmp_path, capsys, which):
     spec = {"model": "nn2", "arguments": {}}

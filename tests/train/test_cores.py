@@ -72,6 +72,7 @@ def test_each_seed_ends_in_the_bits_that_it_has_alone(alone, tmp_path, monkeypat
     assert (meta["seeds_at_once"], meta["apart"]) == ([3, 4, 5], True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("looks", "then"), [(0, "cores"), (4, "cores"), (9, "cores"), (4, "none")])
 def test_stopped_on_cores_and_gone_on_with_either_way(alone, tmp_path, monkeypatch, looks, then):
     """In the same bits, also where the seeds have no thread of their own any more."""
@@ -84,6 +85,7 @@ def test_stopped_on_cores_and_gone_on_with_either_way(alone, tmp_path, monkeypat
     assert_as_alone(results, alone)
 
 
+@pytest.mark.slow
 def test_stopped_in_one_compiled_function_and_gone_on_with_on_cores(alone, tmp_path, monkeypatch):
     """And back: equal up to the rounding of sums."""
     monkeypatch.setattr(training, "CHUNK_SECONDS", 1e-9)
@@ -99,6 +101,7 @@ def test_stopped_in_one_compiled_function_and_gone_on_with_on_cores(alone, tmp_p
         assert len(history) == len(expected_history)
 
 
+@pytest.mark.slow
 def test_a_seed_that_lost_its_checkpoints_is_trained_alone_again(alone, tmp_path):
     """It was begun on a core of its own, so it is not put into one compiled function."""
     jobs = make_jobs(tmp_path, SEEDS)
@@ -111,6 +114,7 @@ def test_a_seed_that_lost_its_checkpoints_is_trained_alone_again(alone, tmp_path
     assert_as_alone(results, alone)
 
 
+@pytest.mark.slow
 def test_a_run_moves_between_both_ways(finished, tmp_path, monkeypatch):
     """Fusions included, whose parts are then the same bits; so are all predictions."""
     networks = ("landmarks", "image", "decision_fusion")

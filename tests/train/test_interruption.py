@@ -115,6 +115,7 @@ def test_all_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     assert [path.name for path in others] == ["lock"]
 
 
+@pytest.mark.slow
 def test_the_learning_rate_of_an_epoch_that_was_stopped_at_its_last_step(tmp_path, monkeypatch):
     """The next update has another one already."""
     for name in ("whole", "cut"):
@@ -131,6 +132,7 @@ def test_the_learning_rate_of_an_epoch_that_was_stopped_at_its_last_step(tmp_pat
     assert without_seconds(history) == without_seconds(expected)
 
 
+@pytest.mark.slow
 def test_stopped_again_and_again(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "CHUNK_SECONDS", 1e-9)
     job, reached = job_in(tmp_path), []
@@ -151,6 +153,7 @@ def two_seeds(tmp_path_factory):
     return loop.fit(make_jobs(tmp_path_factory.mktemp("two_seeds"), (0, 1), epochs=2))
 
 
+@pytest.mark.slow
 def test_seeds_trained_at_once_stop_and_go_on_together(two_seeds, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "CHUNK_SECONDS", 1e-9)
     jobs = make_jobs(tmp_path / "cut", (0, 1), epochs=2)
@@ -168,6 +171,7 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", ["0+1", "0+3", "1", "1+1", "1+4", "2"])
 def test_seeds_killed_while_only_one_has_its_checkpoint(two_seeds, tmp_path, monkeypatch, position):
     jobs = make_jobs(tmp_path / "cut", (0, 1), epochs=2)
@@ -267,6 +271,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path):
     assert rundir.positions(tmp_path / "checkpoints") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("transform", "gradient"),
     [
@@ -319,6 +324,7 @@ def launch(*arguments):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_run_within_three_seconds(tmp_path, number, code):
     process = launch(
@@ -405,7 +411,7 @@ def test_five_kills_change_no_bit(tmp_path, capsys):
     kills.main(
         [
             *("--kills", "5", "--chain", "--out", str(tmp_path / "kills"), "--"),
-            "--config.data.arguments.count=300",
+            "--config.data.arguments.count=330",
             "--config.image.epochs=2",
             "--config.landmarks.epochs=3",
             "--config.decision_fusion.epochs=2",

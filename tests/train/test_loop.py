@@ -51,6 +51,7 @@ def test_how_an_epoch_is_cut_into_chunks_changes_nothing(tmp_path, monkeypatch):
     assert_identical(*results)
 
 
+@pytest.mark.slow
 def test_seeds_trained_at_once_are_those_trained_alone(tmp_path):
     seeds = (0, 3, 7)
     together = loop.fit(make_jobs(tmp_path / "together", seeds, epochs=6))
@@ -70,6 +71,7 @@ def test_seeds_trained_at_once_are_those_trained_alone(tmp_path):
     assert len(rates) > 1, "each seed should have reached its own plateau"
 
 
+@pytest.mark.slow
 def test_seeds_trained_at_once_go_on_to_the_same_bits(tmp_path, monkeypatch):
     """Stopped while a checkpoint of the second epoch was on disk for one of two seeds only."""
     expected = loop.fit(make_jobs(tmp_path / "whole", (0, 1)))
@@ -142,6 +144,7 @@ def saved(job):
     return found.variables, found.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("looks", [2, 9])
 @pytest.mark.parametrize("seeds", [(3,), (0, 1)])
 def test_with_everything_on_it_goes_on_to_the_same_bits(tmp_path, monkeypatch, seeds, looks):
@@ -160,6 +163,7 @@ def test_with_everything_on_it_goes_on_to_the_same_bits(tmp_path, monkeypatch, s
         assert_identical(saved(job), saved(other))
 
 
+@pytest.mark.slow
 def test_with_everything_on_seeds_at_once_are_those_trained_alone(tmp_path):
     seeds = (0, 3)
     together = loop.fit(make_jobs(tmp_path / "together", seeds, epochs=2, **EVERYTHING))
@@ -259,6 +263,7 @@ def test_convolutions_are_kept_out_of_loops_on_the_cpu(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_convolutional")
 @pytest.mark.parametrize("seeds", [1, 2])
 @pytest.mark.parametrize(
