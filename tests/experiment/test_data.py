@@ -17,6 +17,7 @@ from helpers.quarantine import BAD, COUNT, place, write_csv
 from helpers.trainings import assert_identical, small_config
 
 
+@pytest.mark.slow
 def test_a_run_tells_what_it_set_aside(tmp_path, capsys):
     config = paper.get_config().to_dict()
     labels = [i % 7 for i in range(COUNT)]

@@ -177,6 +177,7 @@ def test_split_seeds_make_a_run_each(tmp_path):
         experiment.run(config, tmp_path / "splits" / "split_0")
 
 
+@pytest.mark.slow
 def test_event_files_hold_the_history(tmp_path):
     config = small_config(networks=("landmarks",), seeds=(0, 1), tensorboard=True)
     experiment.run(config, tmp_path / "run")

@@ -84,6 +84,7 @@ def test_three_members_of_two_features():
     assert check_network(module, FEATURES, 7)
 
 
+@pytest.mark.slow
 def test_decisions_of_three_members():
     module = models.build(fusion("decision", a=SMALLER, b=SMALLER, c=SMALLER))
     variables = init(module)

@@ -54,6 +54,7 @@ def go_on(jobs, parallel):
     return groups, [results[job.seed] for job in jobs]
 
 
+@pytest.mark.slow
 def test_each_seed_ends_in_the_bits_that_it_has_alone(alone, tmp_path, monkeypatch):
     used, map_ = [], devices.Threads.map
 

@@ -84,6 +84,7 @@ def test_seeds_trained_at_once_go_on_to_the_same_bits(tmp_path, monkeypatch):
         assert without_seconds(history) == without_seconds(want_history)
 
 
+@pytest.mark.slow
 def test_seeds_that_were_begun_together_stay_together(tmp_path):
     jobs = make_jobs(tmp_path, (0, 1, 2, 3, 4, 5), epochs=1)
     places = {job.seed: job.directory / "checkpoints" for job in jobs}
@@ -197,6 +198,7 @@ def test_kept_outputs_are_not_augmented(tmp_path):
         loop.fit([job._replace(method="classify")])
 
 
+@pytest.mark.slow
 def test_targets_may_be_distributions(tmp_path):
     """Certain ones train the same network as labels do."""
     results = []
