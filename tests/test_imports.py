@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import functools
 import graphlib
 from pathlib import Path
 
@@ -43,13 +44,17 @@ def name_of(path):
 MODULES = {name_of(path): ast.parse(path.read_bytes()) for path in PACKAGE.rglob("*.py")}
 
 
+@functools.cache
 def imports(tree, for_types=True):
     """The modules that a module imports, those within functions included.
 
     Of what is imported from another library, the names too. `for_types` includes what type checkers
     alone import.
     """
-    tree = copy.deepcopy(tree)
+    return (*_imports(copy.deepcopy(tree), for_types),)
+
+
+def _imports(tree, for_types):
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
             node.body = node.body if for_types else []

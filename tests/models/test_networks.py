@@ -201,15 +201,10 @@ def test_batch_statistics_leave_masked_rows_out():
     variables = jax.jit(module.init)(jax.random.key(0), data)
     rngs = {"dropout": jax.random.key(1)}
 
+    apply = jax.jit(functools.partial(module.apply, train=True, mutable=["batch_stats"]))
+
     def train(rows, mask):
-        return module.apply(
-            variables,
-            {k: v[rows] for k, v in data.items()},
-            train=True,
-            mask=mask,
-            rngs=rngs,
-            mutable=["batch_stats"],
-        )
+        return apply(variables, {k: v[rows] for k, v in data.items()}, mask=mask, rngs=rngs)
 
     mask = jnp.arange(8) < 5
     masked, masked_stats = train(slice(0, 8), mask)
@@ -237,14 +232,12 @@ def test_a_frozen_landmark_network_keeps_dropout_and_running_statistics():
     data = face_inputs()
     variables = jax.jit(module.init)(jax.random.key(0), data)
 
+    apply = jax.jit(
+        functools.partial(module.apply, mutable=["batch_stats"]), static_argnames="train"
+    )
+
     def logits(seed, train):
-        out, changed = module.apply(
-            variables,
-            data,
-            train=train,
-            rngs={"dropout": jax.random.key(seed)},
-            mutable=["batch_stats"],
-        )
+        out, changed = apply(variables, data, train=train, rngs={"dropout": jax.random.key(seed)})
         jax.tree.map(
             np.testing.assert_array_equal, changed["batch_stats"], variables["batch_stats"]
         )
