@@ -27,7 +27,7 @@ NETWORKS = ("image", "landmarks", "decision_fusion", "feature_fusion")
 
 @pytest.fixture(scope="module")
 def workdir(finished, tmp_path_factory):
-    """A run of all four networks and two seeds."""
+    """A run of two seeds; in the first, the best epoch of the landmark network is not the last."""
     path = tmp_path_factory.mktemp("predict") / "run"
     shutil.copytree(finished, path)
     experiment.run(small_config(seeds=(0, 1)), path)

@@ -71,15 +71,18 @@ def run(
         known = describe(parsed.run.data)
         expected, jobs = None, []
         if known is not None:  # before hours of work, and before the data are read
-            expected = (*known, parsed.run.data.labels == "votes")
-            jobs = _plan(parsed, directory, files, *expected)
+            votes = parsed.run.data.labels == "votes"
+            jobs = _plan(parsed, directory, files, *known, votes)
+            expected = ([known.features.get(name) for name in inputs], known.classes, votes)
     training.check_layouts(parsed, directory)
     with devices.main_first("read the data"), saying("reading the data"):  # or preparing them
         source = load(parsed.run.data, inputs)  # bad data leave no directory
         samples = source.samples
-        found = (samples.described, samples.classes, samples.targets is not None)
-        if found != expected:  # tracing the training steps takes seconds: not twice for the same
-            jobs = _plan(parsed, directory, files, *found)
+        features, classes = samples.described, samples.classes
+        votes = samples.targets is not None
+        # Tracing the training steps takes seconds: not twice for the same.
+        if ([features.get(name) for name in inputs], classes, votes) != expected:
+            jobs = _plan(parsed, directory, files, features, classes, votes)
         if devices.is_main():
             described = leakage.describe_samples(source)
             leakage.refuse_seen(described, jobs)

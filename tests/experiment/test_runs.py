@@ -25,7 +25,7 @@ from fermm.evaluate import run
 from fermm.experiment import config as run_config
 from fermm.experiment import directory as directory_lib
 from fermm.experiment import finished as finished_lib
-from fermm.experiment import leakage, running, training
+from fermm.experiment import leakage, plan, running, training
 from fermm.experiment.predictions import others
 from fermm.rundir import RunDirectory
 from fermm.train import checkpoint, loop, steps
@@ -493,6 +493,28 @@ def test_a_config_that_makes_no_sense_is_refused(finished, changes, message):
     with pytest.raises(InputError, match=message):
         experiment.run(small_config(**changes), finished)
     assert (finished / "config.json").read_text() == before
+
+
+@pytest.mark.parametrize(("told", "times"), [(True, 1), (False, 2)])
+def test_networks_are_checked_again_where_the_data_are_not_as_told(
+    tmp_path, monkeypatch, told, times
+):
+    """Once before the data are read, and once more only if these are others."""
+    checked, make, known = [], plan.make, running.describe
+
+    def describe(data):
+        description = known(data)
+        return description if told else description._replace(classes=("one", "two"))
+
+    def stop(*_):
+        raise InputError("the data were read")
+
+    monkeypatch.setattr(plan, "make", lambda *a, **k: (checked.append(1), make(*a, **k))[1])
+    monkeypatch.setattr(running, "describe", describe)
+    monkeypatch.setattr(leakage, "describe_samples", stop)  # nothing is trained
+    with pytest.raises(InputError, match="the data were read"):
+        experiment.run(small_config(networks=("landmarks",)), tmp_path / "run")
+    assert len(checked) == times
 
 
 def test_the_config_of_a_network_may_change_until_its_training_has_begun(tmp_path):
