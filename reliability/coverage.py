@@ -84,6 +84,61 @@ def _draw_skill(random: np.random.Generator, spread: float, seeds: int) -> np.nd
     return SKILL + np.clip(spread * random.standard_normal(seeds), -0.85, 0.85)
 
 
+CONFIDENCES = np.linspace(0, 1, 501)
+
+
+@functools.cache
+def _below(samples: int = 400_000) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of all decisions, and of right ones, that have at most each of `CONFIDENCES`.
+
+    Returns:
+        Each as coefficients of polynomials in the skill, float64 (7, 501).
+    """
+    random = np.random.default_rng(1)
+    labels = _labels(random, samples)
+    scores = _noise(random, samples)
+    skills, _ = truths()
+    found = np.empty((2, len(skills), len(CONFIDENCES)))
+    for i, skill in enumerate(skills):
+        predictions = _predict(scores, labels, skill)
+        confidence = predictions.probabilities.max(-1)
+        for of, chosen in zip(found, (slice(None), predictions.correct), strict=True):
+            of[i] = np.searchsorted(np.sort(confidence[chosen]), CONFIDENCES, "right") / samples
+    one, right = (np.polynomial.polynomial.polyfit(skills, of, 6) for of in found)
+    return one, right
+
+
+def _accuracy_between(edges: np.ndarray, skills: np.ndarray) -> np.ndarray:
+    """The accuracy of decisions with confidences between edges, of all networks of these skills."""
+    powers = np.vander(skills, 7, increasing=True).mean(0)
+    all_of, right = (np.interp(edges, CONFIDENCES, powers @ of) for of in _below())
+    return np.diff(right) / np.diff(all_of)
+
+
+@functools.cache
+def _many_skills(spread: float) -> np.ndarray:
+    return _draw_skill(np.random.default_rng(2), spread, 200_000)
+
+
+def confidence_trial(seed: int, seeds: int, spread: float, samples: int) -> dict[str, float]:
+    """How many intervals of a reliability curve contain the truth."""
+    random = np.random.default_rng([8, seed, seeds, samples, round(1000 * spread)])
+    labels = _labels(random, samples)
+    of_samples = OF_SAMPLES * _noise(random, samples)
+    skills = _draw_skill(random, spread, seeds)
+    network = [
+        _predict(of_samples + OF_NETWORKS * _noise(random, samples), labels, skill)
+        for skill in skills
+    ]
+    bins = assess.reliability(network)
+    confidence = np.sort(np.concatenate([p.probabilities.max(-1) for p in network]))
+    last = np.cumsum([found["decisions"] for found in bins])[:-1] - 1
+    edges = np.array([0.0, *confidence[last], 1.0])
+    truth = _accuracy_between(edges, skills if seeds == 1 else _many_skills(spread))
+    low, high = np.array([found["interval"] for found in bins]).T
+    return {"covered": float(np.mean((low <= truth) & (truth <= high)))}
+
+
 @functools.cache
 def _expected(name: str, spread: float, shift: float = 0.0) -> float:
     """The mean over all seeds that there could be (calibration error: root of mean square)."""
@@ -304,6 +359,15 @@ def main() -> None:
             (
                 [f"{samples:,}", percent(error), *(percent(of[key]) for key in keys)]
                 for (error, samples), of in zip(settings, found, strict=True)
+            ),
+        )
+        settings = [setting for samples in (200, 1000) for setting in _of_seeds(samples)]
+        found = all_of(confidence_trial, settings)
+        _print(
+            ["samples", "seeds", "spread", "points of a reliability curve covered"],
+            (
+                [f"{n:,}", str(s), words[x] if s > 1 else "", percent(of["covered"])]
+                for (s, x, n), of in zip(settings, found, strict=True)
             ),
         )
         settings = _of_seeds(1000)

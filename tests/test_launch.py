@@ -407,6 +407,24 @@ def test_help_imports_little():
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+def test_what_looks_whether_a_run_is_finished_imports_little():
+    """A finished run that is called again is done within seconds."""
+    ask = "import sys, launch\n"
+    ask += "from fermm.experiment import config, directory, finished\n"
+    ask += (
+        "heavy = {'jax', 'flax', 'scipy', 'matplotlib', 'tensorflow_datasets', 'orbax', 'dlib'}\n"
+    )
+    ask += "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}))"
+    result = subprocess.run(
+        [sys.executable, "-c", ask],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
 def test_it_says_what_takes_long(capsys, monkeypatch):
     monkeypatch.setattr(notices, "AFTER", 0.01)
     with notices.doing("drawing"):

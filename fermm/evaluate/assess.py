@@ -72,7 +72,7 @@ def assess(run: Run) -> Json:
         `by_class`: lists of K, `precision`, `recall`, `f1` (mean over those seeds that have one),
         `recall_interval` (95%, over seeds and samples) and `samples`;
         `reliability`: for each bin of confidence `decisions` (of all seeds), `confidence`,
-        `accuracy` and its `interval` (95%, over samples);
+        `accuracy` and its `interval` (95%, over seeds and samples);
         `accuracy_without_duplicates`, and `accuracy_without_duplicates_same_shares`, which is
         weighted to the classes' shares of all samples: an `Estimate`, or null if no sample or every
         sample is a duplicate;
@@ -115,7 +115,7 @@ def assess(run: Run) -> Json:
             weighted = dataclasses.asdict(same_shares(correct, first.labels, ~duplicate))
         networks[name] |= {
             "by_class": _by_class(predictions),
-            "reliability": _reliability(predictions),
+            "reliability": reliability(predictions),
             "accuracy_without_duplicates": without,
             "accuracy_without_duplicates_same_shares": weighted,
             "gap": _gap(run, seeds),
@@ -289,26 +289,29 @@ def _by_class(predictions: Sequence[Predictions]) -> Json:
     return result | {"samples": [int(where.sum()) for where in own]}
 
 
-def _reliability(predictions: Sequence[Predictions]) -> list[Json]:
+def reliability(predictions: Sequence[Predictions]) -> list[Json]:
+    """Accuracy by confidence; the bins are those of the decisions of all seeds together.
+
+    Args:
+        predictions: of each seed, on the same samples.
+
+    Returns:
+        For each bin, see `reliability` in `assess`.
+    """
     together = Predictions(
         *(np.concatenate(x) for x in zip(*(p[:3] for p in predictions), strict=True))
     )
     found = metrics.reliability(together)
+    where, correct = (x.reshape(len(predictions), -1) for x in (found.bins, together.correct))
     bins = []
-    for decisions, confidence, accuracy in zip(*found, strict=True):
-        # Decisions of several seeds about the same samples count as those of one.
-        samples = decisions / len(predictions)
-        variance = accuracy * (1 - accuracy) / samples
-        spread = statistics.Spread(accuracy, 1, 0.0, variance, variance)
-        low, high = np.clip(
-            statistics.share_ends(spread, samples)(statistics.POINTWISE, False), 0, 1
-        )
+    for index, (decisions, confidence, accuracy) in enumerate(zip(*found[:3], strict=True)):
+        estimate = statistics.estimate_share_within(correct, where == index)
         bins.append(
             {
                 "decisions": int(decisions),
                 "confidence": float(confidence),
                 "accuracy": float(accuracy),
-                "interval": (float(low), float(high)),
+                "interval": estimate.interval,
             }
         )
     return bins
@@ -418,7 +421,7 @@ def _headline(assessment: Json, titles: Mapping[str, str]) -> str:
         "run cannot tell."
     )
     return (
-        f"{subject} {have} the highest accuracy on the {assessment['samples']} "
+        f"{subject} {have} the highest accuracy on the {assessment['samples']:,} "
         f"{assessment['split']} samples: {of(best[0])}"
         + (f"; not shown to be worse: {rest.removeprefix(', ')}" if rest else "")
         + f". {about}"

@@ -183,13 +183,16 @@ def reliability(run: Run, assessment: Mapping[str, Any]) -> str:
             parts.append(f"{run.titles[name]} is less confident than right ({value})")
         else:
             parts.append(f"for {run.titles[name]} neither is shown ({value})")
+    several = len(run.seeds) > 1
     counts = [bin_["decisions"] for found in networks.values() for bin_ in found["reliability"]]
     each = f"{min(counts):,}" + (f" to {max(counts):,}" if max(counts) > min(counts) else "")
     return (
         "Accuracy by confidence, the probability of the decision; on the dashed line the two are "
         f"the same. Each point stands for {each} decisions"
-        + (" of all seeds together" if len(run.seeds) > 1 else "")
-        + "; lines: 95% intervals over samples. Mean confidence minus accuracy: "
+        + (" of all seeds together" if several else "")
+        + "; lines: 95% intervals over "
+        + ("seeds and samples" if several else "samples")
+        + ". Mean confidence minus accuracy: "
         + f"{'; '.join(parts)}."
     )
 

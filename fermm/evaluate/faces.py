@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fermm.evaluate.figures import Draw
+from fermm.evaluate.figures import WIDTH, Draw
 from fermm.evaluate.run import Run
 from fermm.evaluate.text import count
 from fermm.faces import FACE_REGIONS, LANDMARKS
@@ -36,7 +36,6 @@ _WINDOW = 360  # of a cell with landmarks
 
 _SAMPLES = 3  # of each class
 _COLUMNS = 7  # of classes beside each other
-_FEW_CLASSES = 8  # up to which bars have room for numbers
 _TYPICAL = (1, 4, 7, 10)  # percentiles
 _UNTYPICAL = (90, 93, 96, 99)
 
@@ -173,7 +172,10 @@ def classes(data: Data) -> Figure:
 def bars(
     counts: Mapping[str, np.ndarray], weights: np.ndarray, names: Sequence[str], title: str
 ) -> Figure:
-    """How many samples each class has.
+    """How many samples each class has, as wide as a telephone shows without scrolling.
+
+    A class has a row, so that any number of classes has room. A table has the numbers of the
+    splits.
 
     Args:
         counts: for each split, int (K,), its samples of each class.
@@ -181,39 +183,29 @@ def bars(
         names: of the classes.
         title: above the figure.
     """
-    few = len(names) <= _FEW_CLASSES
-    figure = Figure(figsize=(_WIDTH / _PER_INCH, 3.8), layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure = Figure(figsize=(WIDTH, 1.2 + 0.32 * len(names)), layout="constrained")
+    figure.suptitle(title, fontsize=9)
     axes = figure.add_subplot()
     places = range(len(names))
     total = np.zeros(len(names), int)
     with mpl.rc_context({"hatch.linewidth": 0.5}):
         for (split, count), (colour, hatch) in zip(counts.items(), _FILLS * 9, strict=False):
-            axes.bar(
-                places, count, bottom=total, label=split, color=colour, hatch=hatch, ec="k", lw=0.5
+            axes.barh(
+                places, count, left=total, label=split, color=colour, hatch=hatch, ec="k", lw=0.5
             )
             total = total + count
-        figure.legend(loc="outside lower left", ncols=4)
-    for place, height, weight in zip(places, total.tolist() if few else [], weights, strict=few):
-        axes.text(place, height, f"{height}\nweight {weight:.3f}", ha="center", va="bottom", size=8)
-    axes.set_ylim(0, max(1, 1.17 * total.max()))
-    axes.set_ylabel("samples")
-    axes.tick_params(axis="x", length=0, pad=4)
-    if not few:  # a table has the numbers
-        axes.set_xticks(places, [_cut(name, 16) for name in names], rotation=60, ha="right")
-        return figure
-    # The counts of the splits stand below the bars, where the smallest have room as well.
-    columns = zip([_cut(name, 12) for name in names], *counts.values(), strict=True)
-    axes.set_xticks(places, ["\n".join(map(str, column)) for column in columns])
-    axes.annotate(
-        "\n".join(["", *counts]),
-        (0, 0),
-        xycoords="axes fraction",
-        xytext=(-6, -4),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-    )
+        figure.legend(loc="outside lower left", ncols=3)
+    for place, length, weight in zip(places, total.tolist(), weights, strict=True):
+        words = f" {length:,}\n weight {weight:.3f}"
+        axes.text(length, place, words, ha="left", va="center", size=8, linespacing=1.0)
+    axes.set_xlim(0, max(1, 1.5 * total.max()))  # with room for the words beside the longest
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlabel("samples")
+    axes.xaxis.get_major_locator().set_params(nbins=5)  # whose numbers have room
+    axes.set_yticks(places, [_cut(name, 16) for name in names])
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
     return figure
 
 

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from fermm.evaluate import statistics
-from fermm.evaluate.metrics import confusion_matrix
+from fermm.evaluate.metrics import SAMPLES_IN_A_BIN, confusion_matrix
 from fermm.evaluate.run import Run
 from fermm.evaluate.text import count, interval, points
 from fermm.rundir import Predictions
@@ -43,6 +43,8 @@ RC: dict[Any, Any] = {
 }
 WIDTH = 3.7
 """Inches: of a panel."""
+FEW_DECISIONS = SAMPLES_IN_A_BIN
+"""Points of a reliability curve that stand for fewer are hollow, and no line leads to them."""
 
 
 def of_run(run: Run, assessment: Mapping[str, Any]) -> dict[str, Draw]:
@@ -295,20 +297,28 @@ def reliability(bins: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """
     figure, axes = _panel(3.4)
     axes.plot([0, 100], [0, 100], color="0.5", lw=0.8, ls="--", label="confidence = accuracy")
-    x = [100 * found["confidence"] for found in bins]
-    mean = np.array([100 * found["accuracy"] for found in bins])
+    x = 100 * np.array([found["confidence"] for found in bins])
+    mean = 100 * np.array([found["accuracy"] for found in bins])
     low, high = 100 * np.array([found["interval"] for found in bins]).T
-    axes.errorbar(
-        x,
-        mean,
-        np.maximum(0, [mean - low, high - mean]),
-        fmt="o-",
-        ms=4,
-        lw=1.3,
-        elinewidth=1,
-        color=COLOURS[0],
-        label="accuracy, 95% interval",
-    )
+    spread = np.maximum(0, [mean - low, high - mean])
+    many = np.array([found["decisions"] >= FEW_DECISIONS for found in bins])
+    parts: list[tuple[np.ndarray, str, dict[str, Any]]] = [
+        (many, "accuracy, 95% interval", {"fmt": "o-"}),
+        (~many, f"the same of fewer than {FEW_DECISIONS} decisions", {"fmt": "o", "mfc": "white"}),
+    ]
+    for these, label, own in parts:
+        if these.any():
+            axes.errorbar(
+                x[these],
+                mean[these],
+                spread[:, these],
+                ms=4,
+                lw=1.3,
+                elinewidth=1,
+                color=COLOURS[0],
+                label=label,
+                **own,
+            )
     axes.set_title(_shorten(title, 40))
     axes.set(xlim=(0, 100), ylim=(0, 100))
     axes.set_xlabel("confidence in %")

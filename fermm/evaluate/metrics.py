@@ -372,11 +372,13 @@ class Reliability(NamedTuple):
         decisions: int64 (bins,), how many are in the bin.
         confidence: float64 (bins,), mean probability of the decisions.
         accuracy: float64 (bins,), share of right decisions.
+        bins: int64 (N,), the bin of each decision.
     """
 
     decisions: np.ndarray
     confidence: np.ndarray
     accuracy: np.ndarray
+    bins: np.ndarray
 
 
 def reliability(predictions: Predictions) -> Reliability:
@@ -385,4 +387,4 @@ def reliability(predictions: Predictions) -> Reliability:
     where = _bins(confidence)
     count = np.bincount(where)
     sums = (np.bincount(where, x) for x in (confidence, predictions.correct))
-    return Reliability(count, *(x / count for x in sums))
+    return Reliability(count, *(x / count for x in sums), where)

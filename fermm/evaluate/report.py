@@ -377,6 +377,17 @@ def address(content: bytes, suffix: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
+def _width(address: str) -> float | None:
+    """In rem, how wide a PNG is shown, of which 200 pixels are an inch; None of any other picture.
+
+    An SVG has a width of its own.
+    """
+    kind, _, content = address.partition(",")
+    # The first chunk of the file, which its size is in.
+    start = base64.b64decode(content[:32]) if kind == "data:image/png;base64" else b""
+    return int.from_bytes(start[16:20]) * 6 / 200 if len(start) == 24 else None
+
+
 def _lead(caption: str) -> tuple[str, str]:
     """The first sentence of a caption, the number of the table with it, and the rest."""
     found = re.match(r"(Table \d+\. )?.*?[.:](?=\s|$)", caption)
@@ -396,5 +407,6 @@ def render(name: str, sections: Sequence[Section]) -> str:
     )
     environment.filters["anchor"] = lambda text: re.sub(r"\W+", "-", text.lower())
     environment.filters["lead"] = _lead
+    environment.filters["width"] = _width
     template = resources.files("fermm.evaluate").joinpath("report.html.jinja").read_text()
     return environment.from_string(template).render(name=name, sections=sections)

@@ -259,6 +259,30 @@ def estimate_share(
     return summarise(table.mean(1) if values is None else values, found, ends, (0.0, 1.0))
 
 
+def estimate_share_within(right: np.ndarray, within: np.ndarray) -> Estimate:
+    """A share of those samples that are within a part, which may be others for each seed.
+
+    It is the ratio of two means over seeds and samples. Its table is that ratio plus what each
+    decision adds to it at first order, so that its mean is the ratio and its variance, with many
+    samples, that of the ratio (Cochran, 1977, Sampling Techniques, 3rd edition, section 2.11).
+    `Estimate.seeds` are thus the shares of the seeds weighted by how many samples are within. With
+    several seeds, of which only one has any sample there, nothing tells what others would have, and
+    the intervals over seeds are from 0 to 1.
+
+    Args:
+        right: bool or float (S, N), what the share is of.
+        within: bool (S, N), which samples are within, at least one.
+    """
+    count = len(within)
+    inside = int(within.sum())
+    share = float(np.sum(right * within) / inside)
+    table = share + np.where(within, right - share, 0.0) * (within.size / inside)
+    found = estimate_share(table, samples=inside / count)
+    if count > 1 and within.any(1).sum() == 1:
+        return dataclasses.replace(found, over_seeds=(0.0, 1.0), interval=(0.0, 1.0))
+    return found
+
+
 def _binomial(found: Spread, table: np.ndarray) -> Spread:
     """The variance that samples make without Bessel's correction, which for a share is p(1-p)/N."""
     factor = (table.shape[1] - 1) / table.shape[1]

@@ -179,8 +179,8 @@ def duplicates(run: Run, assessment: Mapping[str, Any]) -> Table | None:
     share = assessment["duplicates"] / assessment["samples"]
     return Table(
         f"Accuracy in percent with and without the {assessment['duplicates']} of the "
-        f"{assessment['samples']} {run.assessed} samples ({points(share)}%) that are duplicates of "
-        "a training sample; the last columns weight the classes as they are in all "
+        f"{assessment['samples']:,} {run.assessed} samples ({points(share)}%) that are duplicates "
+        "of a training sample; the last columns weight the classes as they are in all "
         f"{run.assessed} samples, for duplicates are more frequent in some.",
         [
             "network",
@@ -334,6 +334,7 @@ def audit(run: Run, assessment: Mapping[str, Any]) -> Table:
 
 def times(run: Run) -> Table:
     """Parameters and training time of each network."""
+    several = len(run.seeds) > 1
     rows = []
     for name, trained in run.networks.items():
         seconds = [t.seconds for t in trained]
@@ -344,12 +345,13 @@ def times(run: Run) -> Table:
                 f"{trained[0].meta['parameters']:,}",
                 str(len(trained[0].history)),
                 f"{np.mean(seconds):,.1f}",
-                f"{min(seconds):,.1f} to {max(seconds):,.1f}",
+                *[f"{min(seconds):,.1f} to {max(seconds):,.1f}"] * several,
             ]
         )
     return Table(
-        "Trained parameters, and seconds of training and validation (mean and range over seeds).",
-        ["network", "built of", "parameters", "epochs", "seconds", "range"],
+        "Trained parameters, and seconds of training and validation"
+        + (" (mean and range over seeds)." if several else ", one seed."),
+        ["network", "built of", "parameters", "epochs", "seconds", *["range"] * several],
         rows,
     )
 

@@ -1,5 +1,6 @@
 """The report of a run written by hand; the pages in Chromium."""
 
+import io
 import json
 import re
 import time
@@ -52,6 +53,28 @@ def test_what_is_given_as_text_stays_text():
     assert page.all("img")[0]["alt"] == nasty
     assert page.all("section")[0]["id"] == "a-b"
     assert page.all("details")
+
+
+def test_a_png_is_as_wide_as_it_was_drawn():
+    content = io.BytesIO()
+    figure = matplotlib.figure.Figure(figsize=(3.7, 1))
+    figure.savefig(content, format="png", dpi=200)
+    picture = {"description": "x", "address": report.address(content.getvalue(), ".png")}
+    shown = report.Section("A", figures=[{"caption": "b", "pictures": [picture | {"failure": ""}]}])
+    (image,) = check_page(report.render("A", [shown])).all("img")
+    assert image["style"] == "width: 22.2rem"  # 355 pixels
+
+
+def test_points_of_few_decisions_are_hollow_and_not_joined():
+    bins = [
+        {"decisions": n, "confidence": x, "accuracy": x, "interval": (x - 0.1, x + 0.1)}
+        for n, x in ((200, 0.2), (9, 0.4), (10, 0.6))
+    ]
+    (axes,) = figures.reliability(bins, "x").axes
+    _, many, few = [line for line in axes.lines if len(line.get_xdata())][:3]
+    assert (many.get_xdata().tolist(), many.get_linestyle()) == ([20, 60], "-")
+    assert (few.get_xdata().tolist(), few.get_linestyle()) == ([40], "None")
+    assert few.get_markerfacecolor() == "white"
 
 
 def test_an_empty_section_is_one():

@@ -140,6 +140,38 @@ def test_an_interval_of_a_share_is_wilsons(count, samples):
     assert (found.sd, found.over_seeds) == (None, None)
 
 
+def test_a_share_within_a_part_is_wilsons_for_one_seed():
+    correct, within = np.arange(100)[None] % 3 == 0, np.arange(100)[None] < 40
+    found = statistics.estimate_share_within(correct, within)
+    assert found.mean == 14 / 40
+    expected = proportion.proportion_confint(14, 40, method="wilson")
+    assert found.interval == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_share_within_a_part_is_pooled_and_has_the_seeds_in_its_interval():
+    random = np.random.default_rng(0)
+    within = random.random((4, 500)) < 0.3
+    correct = random.random((4, 500)) < np.array([0.3, 0.4, 0.5, 0.6])[:, None]
+    found = statistics.estimate_share_within(correct, within)
+    assert found.mean == pytest.approx(correct[within].mean())
+    # Seeds differ by 13 points, which the interval has to tell: by Student's t(3), 3.18 * 13 / 2.
+    low, high = found.interval
+    assert low < found.over_samples[0] - 0.1
+    assert high > found.over_samples[1] + 0.1
+    # All of the samples are within: nothing but a share.
+    everything = statistics.estimate_share_within(correct, np.ones_like(within))
+    whole = statistics.estimate_share(correct.astype(float))
+    assert everything.interval == pytest.approx(whole.interval)
+
+
+def test_a_part_that_only_one_seed_has_says_nothing_of_seeds():
+    within = np.zeros((2, 50), bool)
+    within[0, :20] = True
+    found = statistics.estimate_share_within(np.ones((2, 50), bool), within)
+    assert (found.mean, found.interval, found.over_seeds) == (1, (0, 1), (0, 1))
+    assert 0.6 < found.over_samples[0] < 1
+
+
 def test_a_single_face_says_next_to_nothing():
     assert statistics.estimate_share(right(1, 1)).interval == pytest.approx((0.2065, 1), abs=1e-4)
     assert statistics.estimate_value(np.ones((1, 1)), (0.0, 2.0)).interval == (0, 2)
@@ -423,6 +455,13 @@ def test_the_interval_of_the_calibration_error_contains_it(error, samples):
     assert found["interval"] >= at_least(0.94, 300)
     if not error:
         assert found["band"] <= stats.binom.isf(0.001, 300, 0.05) / 300
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seeds", "spread", "samples"), SETTINGS)
+def test_points_of_a_reliability_curve_contain_the_truth(seeds, spread, samples):
+    found = coverage.rates(coverage.confidence_trial, 100, seeds, coverage.SPREADS[spread], samples)
+    assert found["covered"] >= 0.93  # of some 1,500 points
 
 
 @pytest.mark.slow
