@@ -201,7 +201,7 @@ def bars(
     axes.set_xlim(0, max(1, 1.5 * total.max()))  # with room for the words beside the longest
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlabel("samples")
-    axes.xaxis.get_major_locator().set_params(nbins=5)  # whose numbers have room
+    axes.locator_params(axis="x", nbins=5)  # whose numbers have room
     axes.set_yticks(places, [_cut(name, 16) for name in names])
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", alpha=0.3)

@@ -386,5 +386,5 @@ def reliability(predictions: Predictions) -> Reliability:
     confidence = predictions.probabilities.max(-1).astype(np.float64)
     where = _bins(confidence)
     count = np.bincount(where)
-    sums = (np.bincount(where, x) for x in (confidence, predictions.correct))
-    return Reliability(count, *(x / count for x in sums), where)
+    of_confidence, right = (np.bincount(where, x) for x in (confidence, predictions.correct))
+    return Reliability(count, of_confidence / count, right / count, where)
