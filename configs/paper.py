@@ -4,8 +4,8 @@ Reproduces table 2 of Kremer & Guelfi, "Learning Multimodal Information", 2021:
 
     uv run launch.py --config configs/paper.py --config.data.path fer2013.csv --workdir runs/paper
 
-Expect (test accuracy in percent, mean and standard deviation over seeds 0 to 4): image 45.9 +- 0.6,
-fusion of decisions 48.2 +- 0.5, fusion of features 48.7 +- 0.6; landmarks 40.5 +- 2.8 over seeds 0
+Expect (test accuracy in percent, mean and standard deviation over seeds 0 to 4): image 46.2 +- 0.5,
+fusion of decisions 48.2 +- 0.6, fusion of features 48.7 +- 0.6; landmarks 40.5 +- 2.8 over seeds 0
 to 19. Ten to thirty minutes on two cores without a GPU; see docs/results.md.
 """
 
