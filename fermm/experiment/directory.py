@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fermm import config as config_lib
 from fermm import rundir
@@ -14,8 +14,10 @@ from fermm.errors import InputError
 from fermm.experiment import config as run_config
 from fermm.experiment import provenance
 from fermm.experiment.config import Config
-from fermm.experiment.plan import Job
 from fermm.rundir import RunDirectory
+
+if TYPE_CHECKING:  # it imports JAX, which takes seconds and is not needed to refuse a directory
+    from fermm.experiment.plan import Job
 
 _LOST = "put it back from a copy, or choose another --workdir"
 
@@ -139,7 +141,7 @@ def claim(config: Config, source: Source, directory: RunDirectory) -> None:
     )
 
 
-def check_code(config: Config, directory: RunDirectory, jobs: Sequence[Job]) -> None:
+def check_code(config: Config, directory: RunDirectory, jobs: "Sequence[Job]") -> None:
     """Checks that networks that are averaged or fused are of one program.
 
     Raises:
