@@ -38,9 +38,9 @@ def drawn_variables(module, inputs):
     def draw(path, shape):
         kind = path[-1].key
         if kind in ("scale", "var"):
-            return jnp.ones(shape.shape, shape.dtype)
+            return jnp.asarray(np.ones(shape.shape), shape.dtype)
         if kind in ("bias", "mean"):
-            return jnp.zeros(shape.shape, shape.dtype)
+            return jnp.asarray(np.zeros(shape.shape), shape.dtype)
         assert kind == "kernel", path
         field = np.prod(shape.shape[:-2])
         limit = np.sqrt(6 / (field * sum(shape.shape[-2:])))  # Glorot's
