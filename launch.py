@@ -76,11 +76,12 @@ def main(argv: list[str]) -> None:
         try:
             if _is_finished(config, workdir, file):
                 return
+            port = _check_processes()
             with doing("loading JAX and fermm"):
                 from fermm import experiment
                 from fermm.experiment import running  # noqa: F401, which is what takes long
             _keep_compiled(config)
-            _join_processes()
+            _join_processes(port)
             experiment.run(config, workdir, stop, program=(file,))
         except (InputError, Stopped) as error:
             if not stop.requested:
@@ -148,14 +149,16 @@ def _end_with(error: Exception) -> NoReturn:
     raise error
 
 
-def _join_processes() -> None:
-    """Meets the other processes of the run, if the flags tell of any."""
+def _check_processes() -> int:
+    """Whether the flags that tell of other processes are right, seen before JAX is loaded.
+
+    Returns:
+        The port at which the processes meet, 0 if there is one process.
+    """
     if _PROCESSES.value == 1:
         if _COORDINATOR.value or _PROCESS.value is not None:
             _fail("--coordinator and --process need --processes=COUNT as well")
-        return
-    import jax
-
+        return 0
     if not _COORDINATOR.value or _PROCESS.value is None:
         _fail("--processes needs --coordinator=HOST:PORT and --process=INDEX as well")
     port = re.fullmatch(r".+:(\d{1,5})", _COORDINATOR.value)
@@ -163,9 +166,18 @@ def _join_processes() -> None:
         _fail(f"--coordinator={_COORDINATOR.value}: needs HOST:PORT, as in host0:1234")
     if _PROCESS.value >= _PROCESSES.value:
         _fail(f"--process={_PROCESS.value}: of {_PROCESSES.value} processes, the first is 0")
+    return int(port[1])
+
+
+def _join_processes(port: int) -> None:
+    """Meets the other processes of the run at this port, if it is not 0."""
+    if not port:
+        return
+    import jax
+
     if _PROCESS.value == 0:
         try:  # JAX crashes on a port that is in use
-            socket.create_server(("", int(port[1]))).close()
+            socket.create_server(("", port)).close()
         except OSError as error:
             reason = os.strerror(error.errno or 0)
             _fail(f"--coordinator={_COORDINATOR.value}: {reason}; choose another port")

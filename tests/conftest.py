@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import sys
 
 os.environ["KERAS_BACKEND"] = "jax"  # before anything imports Keras
 # Most of the suite's time is XLA compiling the same few programs in test after test. Kept with
@@ -10,9 +11,11 @@ _CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 # Where the environment forbids to keep bytecode, each process that a test starts would compile all
-# packages again, for seconds.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-os.environ.setdefault("PYTHONPYCACHEPREFIX", str(_CACHE.parent / "bytecode"))
+# packages again, for seconds. Elsewhere it lies beside the packages, from earlier processes too.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+    os.environ.setdefault("PYTHONPYCACHEPREFIX", str(_CACHE.parent / "bytecode"))
+    # What this process imports, the workers that it starts need not compile, each for itself.
+    sys.dont_write_bytecode, sys.pycache_prefix = False, os.environ["PYTHONPYCACHEPREFIX"]
 
 _RUNS = pathlib.Path(__file__).parent.parent / "runs"
 
@@ -32,6 +35,19 @@ jaxtyping.install_import_hook(
 
 from fermm import experiment  # noqa: E402
 from helpers.trainings import small_config  # noqa: E402
+
+# Those that take longest come first, so that all workers end at about the same time.
+_LONGEST = (
+    *("train/test_devices.py", "test_notebooks.py", "test_docs.py", "train/test_interruption.py"),
+    *("test_predict.py", "train/test_cores.py", "test_launch.py", "train/test_loop.py"),
+    *("experiment/test_runs.py", "models/test_parity.py", "data/test_stream.py"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    tests = pathlib.Path(__file__).parent
+    order = {tests / name: place for place, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 @pytest.fixture(scope="session")

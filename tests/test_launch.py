@@ -1,4 +1,4 @@
-"""launch.py as a user calls it: in a process of its own."""
+"""launch.py as a user calls it: mostly in a process of its own."""
 
 import ast
 import errno
@@ -13,7 +13,10 @@ import sys
 import time
 
 import pytest
+from absl import flags, logging
+from absl.testing import flagsaver
 
+import launch as program
 from configs import ferplus, paper, synthetic
 from fermm import notices, rundir
 from fermm.errors import InputError
@@ -39,6 +42,31 @@ def launch(*arguments, cwd=None, **environment):
         text=True,
         check=False,
     )
+
+
+@pytest.fixture
+def launch_here(capfd):
+    """As `launch`, but in this process: for errors that say no more of the process that has them.
+
+    Those that come after JAX is loaded take seconds in a process of their own.
+    """
+
+    def call(*arguments):
+        before, verbosity = set(flags.FLAGS), logging.get_verbosity()
+        capfd.readouterr()
+        try:
+            with flagsaver.flagsaver():
+                argv = program._parse_flags(["launch.py", *map(str, arguments)])
+                with pytest.raises(SystemExit) as end:
+                    program.main(argv)
+        finally:
+            logging.set_verbosity(verbosity)
+            for name in set(flags.FLAGS) - before:  # those of this config
+                delattr(flags.FLAGS, name)
+        said = capfd.readouterr()
+        return subprocess.CompletedProcess(argv, end.value.code, said.out, said.err)
+
+    return call
 
 
 SMALL = (
@@ -176,7 +204,7 @@ FER2013 = ("--config", ROOT / "configs/paper.py")
             "--config: own.py has no function get_config(); see configs/ for examples",
         ),
         (
-            FER2013,
+            [*FER2013, "--config.networks=('landmarks',)"],
             "config.data.path is empty: give FER2013's fer2013.csv, icml_face_data.csv, or the "
             "folder or zip of its images, e.g. --config.data.path=fer2013.csv",
         ),
@@ -207,12 +235,13 @@ BAD_ROWS = {
 
 
 @pytest.mark.parametrize(("row", "word"), BAD_ROWS.values(), ids=BAD_ROWS.keys())
-def test_a_bad_row_leaves_nothing_behind(row, word, tmp_path):
+def test_a_bad_row_leaves_nothing_behind(row, word, launch_here, tmp_path):
     source = tmp_path / "fer2013.csv"
     good = "3," + " ".join(["9"] * 2304) + ",Training"
     source.write_text(f"emotion,pixels,Usage\n{good}\n{row}\n")
-    result = launch(
+    result = launch_here(
         *FER2013,
+        "--config.networks=('landmarks',)",  # the others take seconds to be checked
         f"--config.data.path={source}",
         f"--config.data.cache_dir={tmp_path / 'cache'}",
         "--config.data.predictor=" + str(predictor(tmp_path)),
@@ -258,6 +287,7 @@ def test_where_nothing_may_be_written(workdir, cache, message, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     arguments = (
         *FER2013,
+        "--config.networks=('landmarks',)",  # the others take seconds to be checked
         f"--config.data.path={source}",
         f"--config.data.cache_dir={tmp_path / cache}",
         f"--workdir={tmp_path / workdir}",
@@ -307,8 +337,8 @@ def test_a_network_whose_name_begins_like_a_field_that_may_differ(tmp_path):
         directory_lib.check(run_config.read(config), RunDirectory(tmp_path))
 
 
-def test_more_data_than_memory(tmp_path):
-    result = launch("--config.data.arguments.count=1000000000000")
+def test_more_data_than_memory(launch_here):
+    result = launch_here("--config.data.arguments.count=1000000000000")
     assert result.returncode == 1
     assert re.fullmatch(
         r"launch.py: memory is not enough \(Unable to allocate .* TiB .*\); config.data.streaming "
@@ -391,10 +421,9 @@ def test_nobody_reads_what_it_says(tmp_path):
     assert (result.returncode, result.stderr) == (128 + signal.SIGPIPE, "")
 
 
-def test_help_imports_little():
-    """It is there within two seconds."""
-    ask = "import sys, launch; sys.argv = ['launch.py', '--help']\n"
-    ask += "try: launch._parse_flags(sys.argv)\nexcept SystemExit: pass\n"
+def imported(call):
+    """Which of the packages that take long are imported by this, which ends the process."""
+    ask = f"import sys, launch; sys.argv = ['launch.py']\ntry: {call}\nexcept SystemExit: pass\n"
     ask += "heavy = {'jax', 'flax', 'matplotlib', 'tensorflow_datasets', 'orbax', 'dlib'}\n"
     ask += "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}))"
     result = subprocess.run(
@@ -404,7 +433,21 @@ def test_help_imports_little():
         text=True,
         check=True,
     )
-    assert result.stdout.splitlines()[-1] == "[]"
+    return ast.literal_eval(result.stdout.splitlines()[-1])
+
+
+def test_help_imports_little():
+    """It is there within two seconds."""
+    assert imported("launch._parse_flags(['launch.py', '--help'])") == []
+
+
+def test_a_run_is_refused_before_jax_is_loaded(tmp_path):
+    """As is a flag of other processes, and a run directory of another config."""
+    config = synthetic.get_config().to_dict() | {"data": {"source": "fer2013", "path": "x.csv"}}
+    rundir.write_json(tmp_path / "config.json", config)
+    for flag in ("--process=1", f"--workdir={tmp_path}"):
+        argv = ["launch.py", flag]
+        assert imported(f"launch.main(launch._parse_flags({argv!r}))") == []
 
 
 def test_what_looks_whether_a_run_is_finished_imports_little():

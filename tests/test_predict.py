@@ -59,32 +59,31 @@ def test_predict_says_what_the_run_saved(workdir, samples, name):
 
 
 def test_any_number_of_faces_and_compiled_once_for_each_padded_size(workdir, faces, monkeypatch):
-    network = fermm.restore(workdir, "feature_fusion", seed=0)
-    images = np.tile(faces.images, (4, 1, 1))
+    # The network that is soonest compiled; test_nothing_is_compiled_after_warming_up has a fusion.
+    network = fermm.restore(workdir, "landmarks", seed=0)
     landmarks = np.tile(faces.landmarks, (4, 1, 1))
-    whole = network.predict(images, landmarks)
+    whole = network.predict(landmarks=landmarks)
     traces = []
     apply = network.apply
     monkeypatch.setattr(network, "apply", lambda *a, **k: (traces.append(1), apply(*a, **k))[1])
     for count in (0, 1, 2, 3, 4, 5, 8, 255, 256, 257, 600):
-        some = network.predict(images[:count, ..., None], landmarks[:count])
+        some = network.predict(landmarks=landmarks[:count])
         assert some.shape == (count, 7)
         np.testing.assert_allclose(some, whole[:count], atol=1e-6)
     assert len(traces) == 4  # 1, 2, 4, 8; 256 and the rests 1 and 128 of it are known or made
     for count in (1, 3, 7, 130):
-        network.predict(images[:count], landmarks[:count])
+        network.predict(landmarks=landmarks[:count])
     assert len(traces) == 4
 
 
 def test_a_checkpoint_that_was_moved_is_all_that_is_needed(workdir, faces, tmp_path):
-    expected = fermm.restore(workdir, "decision_fusion", seed=0).predict(
-        faces.images, faces.landmarks
-    )
+    images, landmarks = faces.images[:33], faces.landmarks[:33]
+    expected = fermm.restore(workdir, "decision_fusion", seed=0).predict(images, landmarks)
     source = workdir / "decision_fusion" / "seed_0" / "checkpoints" / "2"
     shutil.copytree(source, tmp_path / "elsewhere")
     network = fermm.restore(tmp_path / "elsewhere")
     assert set(network.variables["params"]) == {"image", "landmarks", "head"}
-    np.testing.assert_array_equal(network.predict(faces.images, faces.landmarks), expected)
+    np.testing.assert_array_equal(network.predict(images, landmarks), expected)
 
 
 def test_every_way_to_name_a_checkpoint(workdir):
@@ -125,8 +124,9 @@ def test_the_plain_form_predicts_the_same(workdir, faces, name):
     }
     text = jax.jit(plain.apply).lower(plain.variables, inputs).as_text()
     assert not any(f"stablehlo.{op}" in text for op in ("case", "while", "optimization_barrier"))
-    expected = fermm.restore(workdir, name, seed=0).predict(faces.images, faces.landmarks)
-    found = plain.predict(faces.images, faces.landmarks)
+    some = (faces.images[:33], faces.landmarks[:33])
+    expected = fermm.restore(workdir, name, seed=0).predict(*some)
+    found = plain.predict(*some)
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -367,8 +367,10 @@ def test_nothing_is_compiled_after_warming_up(workdir, faces, monkeypatch):
     assert len(traces) == 1  # padded to 8
     network.warm_up([5, 260])
     assert len(traces) == 3  # 256, and the 4 that are left
+    whole = network.predict(faces.images, faces.landmarks)
     for count in (3, 4, 5, 8, 129, 150):
-        network.predict(faces.images[:count], faces.landmarks[:count])
+        some = network.predict(faces.images[:count, ..., None], faces.landmarks[:count])
+        np.testing.assert_allclose(some, whole[:count], atol=1e-6)
         network.features(faces.images[:count], faces.landmarks[:count])
     assert len(traces) == 3
 

@@ -13,6 +13,7 @@ from fermm.train.config import TrainConfig
 from fermm.train.job import SeedJob
 from fermm.train.stop import Stop, Stopped
 from fermm.train.tasks import Data, Task
+from helpers.networks import drawn_variables
 
 FACES = 330  # 231 to train on: seven whole batches and one of seven
 
@@ -60,9 +61,7 @@ def make_job(tmp_path, spec, patterns, epochs=1, count=45, **training):
         )
 
     train, validation = data(count), data(13)
-    variables = jax.jit(models.build(spec).init)(
-        jax.random.key(0), jax.tree.map(lambda x: x[:1], train.inputs)
-    )
+    variables = drawn_variables(models.build(spec), train.inputs)
     trained = partition.trained_paths(variables["params"], patterns)
     section = {"epochs": epochs, "batch_size": 8, "learning_rate": 1e-3, **training}
     train_config = config.read(TrainConfig, section, "config.network")

@@ -12,7 +12,7 @@ from fermm import models
 from fermm.errors import InputError
 from fermm.faces import FACE_REGIONS, FEATURES
 from fermm.models import layers
-from helpers.networks import face_inputs, spec_of
+from helpers.networks import drawn_variables, face_inputs, spec_of
 
 _IMAGE = {"model": "nn1", "arguments": {"hidden": 32}}
 _LANDMARKS = {"model": "nn2", "arguments": {}}
@@ -52,7 +52,7 @@ def test_a_region_layer_shares_its_weights_between_points():
     """Swapping two points of a region permutes its features and nothing else."""
     module = models.build(spec_of("landmarks"))
     data = face_inputs()
-    variables = jax.jit(module.init)(jax.random.key(0), data)
+    variables = drawn_variables(module, data)
     order = np.arange(68)
     order[[3, 9, 20, 18]] = order[[9, 3, 18, 20]]  # two of the jaw, two of a brow
     bound = module.bind(variables)
@@ -66,7 +66,7 @@ def test_a_region_layer_shares_its_weights_between_points():
 def test_a_region_layer_is_a_dense_layer_of_its_points():
     module = models.build(spec_of("landmarks"))
     data = face_inputs()
-    variables = jax.jit(module.init)(jax.random.key(0), data)
+    variables = drawn_variables(module, data)
     found = module.bind(variables).describe_points(data["landmarks"])
     for region, points in FACE_REGIONS.items():
         layer = variables["params"][region]
@@ -142,7 +142,7 @@ def test_without_training_the_image_network_is_the_same(count):
     data = face_inputs(count)
     data["images"][::2, 10:30, 5:40] = 255
     module = models.build(SMALL["image"])
-    variables = jax.jit(module.init)(jax.random.key(0), data)
+    variables = drawn_variables(module, data)
     cotangent = np.random.default_rng(1).normal(size=(count, 7)).astype(np.float32)
 
     @functools.partial(jax.jit, static_argnames="train")
@@ -161,7 +161,7 @@ def test_without_training_the_image_network_is_the_same(count):
 def test_a_face_has_the_same_logits_whoever_is_beside_it():
     data = face_inputs(40)
     module = models.build(SMALL["image"])
-    variables = jax.jit(module.init)(jax.random.key(0), data)
+    variables = drawn_variables(module, data)
     whole = jax.jit(module.apply)(variables, data).logits
     for rows in ([0], [39, 3], range(20, 40)):
         some = jax.jit(module.apply)(variables, {"images": data["images"][list(rows)]}).logits
@@ -172,7 +172,7 @@ def test_a_face_has_the_same_logits_whoever_is_beside_it():
 @pytest.mark.parametrize("name", list(SMALL))
 def test_the_plain_form_is_exported_for_any_number_of_faces(name):
     module, plain = models.build(SMALL[name]), models.build(SMALL[name], plain=True)
-    variables = jax.jit(module.init)(jax.random.key(0), face_inputs())
+    variables = drawn_variables(module, face_inputs())
     (faces,) = jax.export.symbolic_shape("faces")
     known = models.shapes(FEATURES, plain.inputs)
     symbolic = {k: jax.ShapeDtypeStruct((faces, *x.shape[1:]), x.dtype) for k, x in known.items()}
@@ -198,7 +198,7 @@ def test_pooling_has_no_other_stride():
 def test_batch_statistics_leave_masked_rows_out():
     module = models.build(spec_of("landmarks"))
     data = face_inputs(8)
-    variables = jax.jit(module.init)(jax.random.key(0), data)
+    variables = drawn_variables(module, data)
     rngs = {"dropout": jax.random.key(1)}
 
     apply = jax.jit(functools.partial(module.apply, train=True, mutable=["batch_stats"]))
@@ -230,7 +230,7 @@ def test_batch_statistics_leave_masked_rows_out():
 def test_a_frozen_landmark_network_keeps_dropout_and_running_statistics():
     module = models.build(spec_of("feature_fusion"), trained={"head/logits/kernel"})
     data = face_inputs()
-    variables = jax.jit(module.init)(jax.random.key(0), data)
+    variables = drawn_variables(module, data)
 
     apply = jax.jit(
         functools.partial(module.apply, mutable=["batch_stats"]), static_argnames="train"
@@ -271,7 +271,7 @@ def test_bfloat16_computes_nearly_the_same(name):
     if name == "landmarks":
         exact["arguments"] = exact["arguments"] | {"dropout": 0.0}
     coarse = exact | {"arguments": exact["arguments"] | {"dtype": "bfloat16"}}
-    variables = jax.jit(models.build(exact).init)(jax.random.key(0), data)
+    variables = drawn_variables(models.build(exact), data)
     shapes = jax.eval_shape(models.build(coarse).init, jax.random.key(0), data)
     assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 import pytest
+from keras.src.initializers import random_initializers
 from keras.src.layers.normalization import batch_normalization
 
 from configs import paper
@@ -27,6 +28,18 @@ pytestmark = [
     # NumPy 2 says it of Keras's variables (keras/src/backend/common/variables.py, `numpy`).
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _drawn_by_numpy(monkeypatch):
+    """Keras's initial weights, at its limits: JAX compiles each shape anew, for seconds."""
+    random = np.random.default_rng(7)
+
+    def uniform(shape, minval=0.0, maxval=1.0, dtype=None, seed=None):
+        return jnp.asarray(random.uniform(minval, maxval, shape), dtype)
+
+    monkeypatch.setattr(random_initializers.random, "uniform", uniform)
+
 
 NETWORKS = ("image", "landmarks", "decision_fusion", "feature_fusion")
 CONFIG = paper.get_config().to_dict()
@@ -295,7 +308,7 @@ def test_initialisation_is_that_of_keras():
         module = our_network(name)
         images, landmarks, _ = samples(2)
         inputs = {"images": images, "landmarks": landmarks}
-        ours = jax.jit(module.init)(key_for(0, name), inputs)
+        ours = jax.tree.map(np.asarray, jax.jit(module.init)(key_for(0, name), inputs))
 
         def same_spread(a, b):
             if a.std() == 0:

@@ -55,7 +55,7 @@ def test_mirrored_points_swap_left_and_right() -> None:
 
 def test_a_flip_mirrors_image_and_points() -> None:
     before = faces()
-    after = Flip()(jax.random.key(0), before)
+    after = jax.tree.map(np.asarray, Flip()(jax.random.key(0), before))
     flipped = np.array((after["images"] != before["images"]).any((1, 2)))
     assert 20 < flipped.sum() < 44  # of 64, which has a probability of 0.998
     for i, (image, points) in enumerate(zip(after["images"], after["landmarks"], strict=True)):
@@ -77,7 +77,7 @@ def test_a_flip_twice_is_nothing() -> None:
 
 def test_a_shift_moves_image_and_points() -> None:
     before = faces()
-    after = Shift(pixels=3)(jax.random.key(0), before)
+    after = jax.tree.map(np.asarray, Shift(pixels=3)(jax.random.key(0), before))
     moves = np.asarray(after["landmarks"] - before["landmarks"])
     assert (moves == moves[:, :1]).all()  # all points of a face alike
     assert set(moves.ravel()) == {-3, -2, -1, 0, 1, 2, 3}
@@ -93,7 +93,7 @@ def test_a_shift_repeats_the_edges() -> None:
         "images": jnp.asarray(np.stack([image] * COUNT), jnp.uint8),
         "landmarks": jnp.zeros((COUNT, 68, 2)),
     }
-    after = Shift(pixels=2)(jax.random.key(0), before)
+    after = jax.tree.map(np.asarray, Shift(pixels=2)(jax.random.key(0), before))
     padded = np.pad(image, 2, mode="edge")
     for found, points in zip(after["images"], after["landmarks"], strict=True):
         x, y = np.asarray(points[0], int)

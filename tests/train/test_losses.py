@@ -11,6 +11,7 @@ from fermm.errors import InputError
 from fermm.train import steps
 from fermm.train.losses import LOSSES, CrossEntropy, one_hot
 from fermm.train.tasks import Data, Task
+from helpers.networks import drawn_variables
 
 LOGITS = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]))
 
@@ -71,7 +72,7 @@ def step_loss(targets: jax.Array, weights: jax.Array, loss: CrossEntropy) -> tup
     """The loss of a step on three samples, of which the last is padding; loss of each; sums."""
     module = models.build({"model": "nn2", "arguments": {"dropout": 0.0}})
     inputs = {"landmarks": jax.random.normal(jax.random.key(1), (3, 68, 2))}
-    variables = jax.jit(module.init)(jax.random.key(0), inputs)
+    variables = drawn_variables(module, inputs)
     mask, streams = jnp.array([True, True, False]), {"dropout": jax.random.key(0)}
     of_batch = steps.make_loss(module, Task(loss, weights), "__call__")
     total, (_, sums) = of_batch(

@@ -7,13 +7,14 @@ from configs import paper
 from fermm import models
 from fermm.experiment import config as run_config
 from fermm.train import devices, partition, steps, updates
+from helpers.networks import drawn_variables
 
 
 def test_forward_gives_any_number_of_samples_the_same_result():
     module = models.build({"model": "nn2", "arguments": {}})
     random = np.random.default_rng(0)
     inputs = {"landmarks": random.uniform(0, 48, (600, 68, 2)).astype(np.float32)}
-    variables = jax.jit(module.init)(jax.random.key(0), inputs)
+    variables = drawn_variables(module, inputs)
     whole = module.apply(variables, inputs).logits
     forward = steps.make_forward(module, devices.layout("none"))
     for count in (1, 255, 256, 257, 600):
@@ -46,7 +47,7 @@ def test_only_trained_parameters_have_gradients_and_optimiser_state():
     assert set(params) == {"head"}
     assert set(frozen) == {"image", "landmarks"}
     # Even asked for, no gradient passes the stop.
-    variables = jax.jit(module.init)(jax.random.key(0), inputs)
+    variables = drawn_variables(module, inputs)
 
     def loss(params):
         return module.apply(variables | {"params": params}, inputs).logits.sum()
