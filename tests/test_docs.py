@@ -78,6 +78,7 @@ def _fields(values, prefix=""):
             yield from _fields(value, f"{prefix}{key}.")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_every_example_of_an_extension(tmp_path):
     """docs/extending.md: a head; then a data set, a modality, a network, a loss, augmentations."""

@@ -69,6 +69,7 @@ def test_a_notebook_is_kept_without_outputs(name):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_a_notebook_runs(executed, name):
     notebook, error = executed[name]

@@ -48,6 +48,7 @@ def test_order_is_a_permutation_and_a_function_of_its_arguments():
     assert batches.order(0, 0, 6).tolist() == [0, 2, 1, 5, 4, 3]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_damaged_checkpoint_of_one_of_several_seeds_changes_no_bit(tmp_path, monkeypatch):
     config = small_config(networks=("landmarks",), seeds=(0, 1))
@@ -231,6 +232,7 @@ def test_another_seed_gives_another_network(finished, tmp_path):
     assert np.abs(first - other).max() > 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_kept_outputs_train_the_same_head_as_the_direct_way(finished, tmp_path):
     changes = {f"{f}__run": str(finished) for f in ("decision_fusion", "feature_fusion")}

@@ -155,6 +155,7 @@ def parts(tmp_path_factory):
         del registry.NETWORKS["in_halves"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("patterns", "moves"),

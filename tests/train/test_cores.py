@@ -115,6 +115,7 @@ def test_a_seed_that_lost_its_checkpoints_is_trained_alone_again(alone, tmp_path
     assert_as_alone(results, alone)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_moves_between_both_ways(finished, tmp_path, monkeypatch):
     """Fusions included, whose parts are then the same bits; so are all predictions."""

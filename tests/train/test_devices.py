@@ -14,7 +14,7 @@ from flax import traverse_util
 from fermm import rundir
 from fermm.train import checkpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 TESTS = pathlib.Path(__file__).parents[1]
 
 

@@ -405,6 +405,7 @@ with Stop() as stop:
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_five_kills_change_no_bit(tmp_path, capsys):
     """The short form of what docs/reliability.md tells of."""

@@ -51,6 +51,7 @@ def test_how_an_epoch_is_cut_into_chunks_changes_nothing(tmp_path, monkeypatch):
     assert_identical(*results)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_seeds_trained_at_once_are_those_trained_alone(tmp_path):
     seeds = (0, 3, 7)
@@ -145,6 +146,7 @@ def saved(job):
     return found.variables, found.training
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("looks", [2, 9])
 @pytest.mark.parametrize("seeds", [(3,), (0, 1)])
