@@ -421,10 +421,13 @@ def test_nobody_reads_what_it_says(tmp_path):
     assert (result.returncode, result.stderr) == (128 + signal.SIGPIPE, "")
 
 
-def imported(call):
-    """Which of the packages that take long are imported by this, which ends the process."""
-    ask = f"import sys, launch; sys.argv = ['launch.py']\ntry: {call}\nexcept SystemExit: pass\n"
-    ask += "heavy = {'jax', 'flax', 'matplotlib', 'tensorflow_datasets', 'orbax', 'dlib'}\n"
+def imported(statement):
+    """Which of the packages that take long are imported by this, which may end the process."""
+    ask = "import sys, launch; sys.argv = ['launch.py']\n"
+    ask += f"try: {statement}\nexcept SystemExit: pass\n"
+    ask += (
+        "heavy = {'jax', 'flax', 'scipy', 'matplotlib', 'tensorflow_datasets', 'orbax', 'dlib'}\n"
+    )
     ask += "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}))"
     result = subprocess.run(
         [sys.executable, "-c", ask],
@@ -452,20 +455,7 @@ def test_a_run_is_refused_before_jax_is_loaded(tmp_path):
 
 def test_what_looks_whether_a_run_is_finished_imports_little():
     """A finished run that is called again is done within seconds."""
-    ask = "import sys, launch\n"
-    ask += "from fermm.experiment import config, directory, finished\n"
-    ask += (
-        "heavy = {'jax', 'flax', 'scipy', 'matplotlib', 'tensorflow_datasets', 'orbax', 'dlib'}\n"
-    )
-    ask += "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}))"
-    result = subprocess.run(
-        [sys.executable, "-c", ask],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert result.stdout.splitlines()[-1] == "[]"
+    assert imported("from fermm.experiment import config, directory, finished") == []
 
 
 def test_it_says_what_takes_long(capsys, monkeypatch):
